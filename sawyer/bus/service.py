@@ -1,0 +1,87 @@
+"""Answering: a bounded queue between the bus and the work. The handler only enqueues; a full queue is a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from sawyer.bus.protocol import Bus, Message, Subscription
+from sawyer.errors import Busy, SawyerError
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[Message], Awaitable[bytes | None]]
+"""The work: the bytes of the reply, or None if it replies itself (or nobody asked)."""
+Refuse = Callable[[SawyerError], bytes]
+"""A typed error as the bytes of this subject's reply."""
+
+
+class Service:
+    """Serves one subject with `workers` tasks over a queue of at most `limit` messages."""
+
+    def __init__(
+        self, bus: Bus, subject: str, answer: Answer, refuse: Refuse, *, limit: int, workers: int = 1, queue: str = ""
+    ) -> None:
+        self._bus = bus
+        self._subject = subject
+        self._answer = answer
+        self._refuse = refuse
+        self._queue_group = queue
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue(maxsize=limit)
+        self._worker_count = workers
+        self._tasks: list[asyncio.Task[None]] = []
+        self._refusals: set[asyncio.Task[None]] = set()
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._worker_count)]
+        self._subscription = await self._bus.subscribe(self._subject, self._enqueue, self._queue_group)
+
+    async def stop(self) -> None:
+        """Takes no more, finishes what is queued, ends."""
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+            await self._waiting.join()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _enqueue(self, message: Message) -> None:
+        try:
+            self._waiting.put_nowait(message)
+        except asyncio.QueueFull:
+            busy = Busy(f"{self._waiting.maxsize} messages are waiting already")
+            task = asyncio.get_running_loop().create_task(self._reply(message, self._refuse(busy)))
+            self._refusals.add(task)
+            task.add_done_callback(self._refusals.discard)
+
+    async def _work(self) -> None:
+        while True:
+            message = await self._waiting.get()
+            try:
+                await self._serve(message)
+            finally:
+                self._waiting.task_done()
+
+    async def _serve(self, message: Message) -> None:
+        try:
+            reply = await self._answer(message)
+        except SawyerError as error:
+            reply = self._refuse(error)
+        except Exception as error:
+            log.exception("answering %s failed", message.subject)
+            reply = self._refuse(SawyerError(f"internal error ({type(error).__name__}); the log has more"))
+        if reply is not None:
+            await self._reply(message, reply)
+
+    async def _reply(self, message: Message, data: bytes) -> None:
+        if not message.reply:
+            return
+        try:
+            await self._bus.publish(message.reply, data)
+        except SawyerError as error:
+            log.warning("cannot answer %s: %s", message.subject, error)

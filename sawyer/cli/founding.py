@@ -1,0 +1,135 @@
+"""Founding a network on this machine: its keys, its first entries. Each step is taken once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sawyer.bus.calls import ask, record
+from sawyer.bus.protocol import Bus
+from sawyer.clock import Clock
+from sawyer.errors import RefusedError
+from sawyer.identity.keys import load_or_create
+from sawyer.ids import NetworkId, new_network_id
+from sawyer.ledger.checkpoint import vkey_of
+from sawyer.ledger.commands import OPERATOR_NAME, command
+from sawyer.schemas.events import (
+    Body,
+    KeyAdded,
+    ModelPrice,
+    ModelPublished,
+    NetworkFounded,
+    PricingPublished,
+    TokensGranted,
+)
+from sawyer.schemas.messages import BalanceQuery, BalanceReply, MembersReply, NetworkReply
+from sawyer.schemas.models import Manifest
+from sawyer.settings import Home, Pin
+
+EXPLORER_TOKENS: Final = 500_000
+EXPLORER_PAID_UUSD: Final = 5_000_000
+PERIOD_MS: Final = 30 * 24 * 3600 * 1000
+
+
+def pinned_network(home: Home) -> Pin:
+    """The network of this home; a new one, with operator and ledger keys of its own, if there is none yet."""
+    held = home.pin()
+    if held is not None:
+        return held
+    operator = load_or_create(home.key("operator"), "O")
+    ledger = load_or_create(home.key("ledger"))
+    network = new_network_id()
+    pin = Pin(network=network, ledger_vkey=vkey_of(network, ledger), operator=operator.id)
+    home.write_pin(pin)
+    return pin
+
+
+class Founder:
+    """Acts for the operator of a home's network."""
+
+    def __init__(self, bus: Bus, home: Home, pin: Pin, clock: Clock) -> None:
+        self._bus = bus
+        self._home = home
+        self._clock = clock
+        self._operator = load_or_create(home.key("operator"), "O")
+        self.pin = pin
+        self.network = NetworkId(pin.network)
+
+    async def found(self) -> NetworkReply:
+        """The first entry, unless it stands already."""
+        try:
+            return await ask(self._bus, "network", NetworkReply)
+        except RefusedError:
+            await self._record(
+                NetworkFounded(
+                    network=self.network,
+                    operator=self._operator.id,
+                    ledger_vkey=self.pin.ledger_vkey,
+                    mode="test",
+                    founded_ms=self._clock.now_ms(),
+                )
+            )
+        return await ask(self._bus, "network", NetworkReply)
+
+    async def add_router(self, name: str) -> None:
+        """Give this home's router key its role."""
+        key = load_or_create(self._home.key(name))
+        members = await ask(self._bus, "members", MembersReply)
+        if (name, key.id) not in members.routers:
+            await self._record(KeyAdded(network=self.network, role="router", name=name, key=key.id))
+
+    async def publish(self, manifest: Manifest) -> None:
+        """Publish a model, and a price for every published model: one budget token a text token, q4 included."""
+        network = await ask(self._bus, "network", NetworkReply)
+        if manifest.digest() not in {each.manifest for each in network.models}:
+            await self._record(_published(self.network, manifest))
+            network = await ask(self._bus, "network", NetworkReply)
+        priced = {each.model for each in network.pricing.prices} if network.pricing else set()
+        models = sorted({each.model for each in network.models})
+        if not priced.issuperset(models):
+            prices = tuple(ModelPrice(model=model, price_milli=1000, quant_milli=1000) for model in models)
+            await self._record(
+                PricingPublished(
+                    network=self.network,
+                    sheet=f"sheet-{network.size}",
+                    input_weight_milli=1000,
+                    output_weight_milli=1000,
+                    prices=prices,
+                )
+            )
+
+    async def top_up(self, account: str, at_least: int) -> None:
+        """Grant an Explorer budget (test mode: no money moves) if fewer tokens than this are left."""
+        balance = await ask(self._bus, "balance", BalanceReply, BalanceQuery(account=account))
+        if balance.available >= at_least:
+            return
+        now_ms = self._clock.now_ms()
+        await self._record(
+            TokensGranted(
+                network=self.network,
+                account=account,
+                grant=f"{account}-{now_ms}",
+                tokens=EXPLORER_TOKENS,
+                valid_from_ms=now_ms,
+                expires_ms=now_ms + 2 * PERIOD_MS,
+                paid_uusd=EXPLORER_PAID_UUSD,
+                mode="test",
+            )
+        )
+
+    async def _record(self, body: Body) -> None:
+        await record(self._bus, command(body, OPERATOR_NAME, self._operator))
+
+
+def _published(network: NetworkId, manifest: Manifest) -> ModelPublished:
+    layout = manifest.layout
+    return ModelPublished(
+        network=network,
+        model=manifest.model,
+        manifest=manifest.digest(),
+        family=layout.family,
+        format=manifest.format,
+        moe_layers=len(layout.moe_layers),
+        experts=layout.experts,
+        top_k=layout.top_k,
+        expert_parameters=layout.expert_parameters,
+    )

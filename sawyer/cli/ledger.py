@@ -1,0 +1,137 @@
+"""`sawyer ledger`: verify the book of a home, or a copy of one. Owns arguments and printing, not the verifying."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sawyer.cli import output
+from sawyer.errors import EXIT_WRONG, UsageError, VerificationError
+from sawyer.money import format_usd
+from sawyer.settings import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sawyer.ledger.replay import Progress, ReplayReport
+
+app = typer.Typer(help="Verify the book: every entry, signature, decision and view.", no_args_is_help=True)
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The home whose book and views to verify.")]
+BookOption = Annotated[Path | None, typer.Option("--book", help="A copy of a book, without live views.")]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", help="The verifier key to trust (default: pinned in the home).")
+]
+HeldOption = Annotated[Path | None, typer.Option("--checkpoint", help="A checkpoint you kept; the book must hold it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.callback()
+def ledger() -> None:
+    """Verify the book: every entry, signature, decision and view."""
+
+
+@app.command("replay")
+def replay_command(
+    home: HomeOption = None,
+    book: BookOption = None,
+    key: KeyOption = None,
+    checkpoint: HeldOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read the whole book, believe nothing, and say what holds. Exit code 3 if something does not."""
+    from sawyer.ledger.replay import replay, replay_home
+    from sawyer.ledger.source import SQLiteSource
+
+    if home is not None and book is not None:
+        raise UsageError("--home and --book are two ways to name a book", hint="Give one of them.")
+    anchor, held = _anchor(key), _held(checkpoint)
+    with _progress(quiet=json) as progress:
+        if book is not None:
+            report = replay(SQLiteSource(book), key=anchor, held=held, progress=progress)
+        else:
+            report = replay_home(Home.resolve(home), key=anchor, held=held, progress=progress)
+    if json:
+        output.emit_json(_document(report))
+    else:
+        show(report)
+    if not report.ok:
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _anchor(key: str | None) -> str | None:
+    """The key as given; a text that is no key is the caller's mistake, not the book's."""
+    from sawyer.ledger.checkpoint import Verifier
+
+    try:
+        return Verifier.parse(key).vkey if key is not None else None
+    except VerificationError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def _held(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the checkpoint {path}: {error}") from error
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Progress | None]:
+    """A bar on stderr while a person watches."""
+    console = output.stderr()
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("verifying", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show(report: ReplayReport) -> None:
+    """The report for people: the verdict first, then who has and who earned what."""
+    _show_verdict(report)
+    if report.balances:
+        output.heading("Balances (tokens, as of the last entry)")
+        names = ("account", "available", "held", "consumed", "granted")
+        output.table(names, [tuple(asdict(row).values()) for row in report.balances], numeric=names[1:])
+    if report.hosts:
+        output.heading(f"Hosts (provisional: {format_usd(report.pool_uusd)} pool before fees, mode {report.mode})")
+        columns = ("host", "nodes", "requests", "rows", "work", "owed")
+        rows = [(h.host, " ".join(h.nodes), h.requests, h.rows, h.work, format_usd(h.owed_uusd)) for h in report.hosts]
+        output.table(columns, rows, numeric=columns[2:])
+
+
+def _show_verdict(report: ReplayReport) -> None:
+    problem = report.problem
+    if problem is not None:
+        output.line("WRONG: " + problem.why)
+        if problem.signer:
+            output.line("signed by: " + problem.signer)
+        output.line("next: " + problem.hint)
+    else:
+        output.line("OK" if report.anchored else "OK, but not anchored: consistent with itself, trust it no further")
+    output.line(f"network {report.network}, mode {report.mode or 'unknown'}")
+    output.line(
+        f"{report.entries} entries, {report.signatures} signatures, {report.checkpoints} checkpoints "
+        f"in {report.seconds:.2f} s"
+    )
+    output.line(f"tree size {report.size}, root {report.root}")
+    if report.views_seq is not None:
+        output.line(f"live views compared, row by row, at entry {report.views_seq}")
+    for kind, count in report.unknown_kinds.items():
+        output.line(f"skipped {count} entries of kind {kind}, which this version does not know")
+    if problem is None and not report.anchored:
+        output.line("hint: give --key with the network's verifier key")
+
+
+def _document(report: ReplayReport) -> dict[str, object]:
+    return {"ok": report.ok, **asdict(report), "seconds": round(report.seconds, 3)}

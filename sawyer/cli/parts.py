@@ -1,0 +1,197 @@
+"""`sawyer bookkeeper`, `sawyer route`, `sawyer serve`: one program each, until SIGTERM or Ctrl-C.
+
+Each prints one line on stdout when it is ready, so that a person or a supervisor knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
+
+import typer
+
+import sawyer
+from sawyer.clock import SystemClock
+from sawyer.errors import UsageError
+from sawyer.ids import HostId, NetworkId, NodeId
+from sawyer.settings import Home, Pin
+
+if TYPE_CHECKING:
+    from sawyer.engine.session import Device
+
+READY = "ready: "
+"""How the line begins that says a program is ready."""
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Home directory (default: SAWYER_HOME or your data folder).")]
+NatsOption = Annotated[str, typer.Option("--nats", help="Address of the NATS server.")]
+FormatOption = Annotated[str, typer.Option("--format", help="Format of the split model: q4 or f32.")]
+DEFAULT_NATS = "nats://127.0.0.1:4222"
+
+
+class Part(Protocol):
+    """A program: runs until it is stopped."""
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Returns after `stop`."""
+
+    def stop(self) -> None:
+        """Begin an orderly end."""
+
+
+def bookkeeper(home: HomeOption = None, nats: NatsOption = DEFAULT_NATS) -> None:
+    """Keep the book: the one writer of this network's ledger."""
+    from sawyer.bookkeeper.service import Bookkeeper
+    from sawyer.bus.connection import NatsBus
+    from sawyer.identity.keys import load
+    from sawyer.ledger.book import Book
+
+    place = Home.resolve(home)
+    pin = _pin(place)
+
+    async def main() -> None:
+        book = Book.open(
+            place.book, network=NetworkId(pin.network), ledger_key=load(place.key("ledger")), views=place.views
+        )
+        bus = await NatsBus.connect(nats, name="bookkeeper")
+        try:
+            await _until_stopped(Bookkeeper(bus, book, SystemClock()), f"bookkeeper of {pin.network}, {book.size} entries")
+        finally:
+            await bus.close()
+            book.close()
+
+    _run(main)
+
+
+def route(
+    model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
+    name: Annotated[str, typer.Option("--name", help="The router's name in the book.")] = "router-1",
+    format: FormatOption = "q4",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: all cores.")] = 0,
+    wire: Annotated[str, typer.Option("--wire", help="Rows on the wire: f16 or f32.")] = "f16",
+    home: HomeOption = None,
+    nats: NatsOption = DEFAULT_NATS,
+) -> None:
+    """Run a router: the model's trunk and gates; experts are asked of nodes."""
+    from sawyer.bus.connection import NatsBus
+    from sawyer.engine.session import configure, default_threads
+    from sawyer.identity.keys import load
+    from sawyer.model.artifacts import Artifacts
+    from sawyer.router.service import Router, RouterIdentity
+
+    if wire not in ("f16", "f32"):
+        raise UsageError(f"unknown wire format {wire!r}", hint="Write f16 or f32.")
+    place = Home.resolve(home)
+    artifacts = Artifacts.open(model_folder(place, model, format))
+    key = load(place.key(name))
+    configure(threads or default_threads())
+
+    async def main() -> None:
+        bus = await NatsBus.connect(nats, name=name)
+        try:
+            router = Router(bus, RouterIdentity(name, key), artifacts, SystemClock(), wide=wire == "f32")
+            await _until_stopped(router, f"{name} routes {artifacts.manifest.model}, every expert is served")
+        finally:
+            await bus.close()
+
+    _run(main)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
+    name: Annotated[str, typer.Option("--name", help="The node's name in the book.")] = "node-1",
+    host: Annotated[str, typer.Option("--host", help="Who is paid; by default the node's name.")] = "",
+    share: Annotated[str, typer.Option("--share", help="PART/OF: which equal share of the experts, from 0.")] = "0/1",
+    format: FormatOption = "q4",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: all cores.")] = 0,
+    home: HomeOption = None,
+    nats: NatsOption = DEFAULT_NATS,
+) -> None:
+    """Host experts: verify their files, answer activation requests, sign receipts."""
+    from sawyer.bus.connection import NatsBus
+    from sawyer.engine.experts import FAST
+    from sawyer.engine.session import configure, default_threads
+    from sawyer.identity.keys import load_or_create
+    from sawyer.model.artifacts import Artifacts
+    from sawyer.node.agent import Hosting, NodeAgent, NodeIdentity
+    from sawyer.node.hosting import parse_share
+    from sawyer.node.hosting import share as share_of
+    from sawyer.node.receipts import ReceiptLog
+
+    place = Home.resolve(home)
+    pin = _pin(place)
+    artifacts = Artifacts.open(model_folder(place, model, format))
+    layers = share_of(artifacts.layout, *parse_share(share))
+    me = NodeIdentity(NodeId(name), HostId(host or name), load_or_create(place.key(name)))
+    in_force = configure(threads or default_threads())
+    hosting = Hosting(artifacts, layers, _device(device), in_force, FAST)
+    receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
+
+    async def main() -> None:
+        bus = await NatsBus.connect(nats, name=name)
+        try:
+            agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__)
+            await _until_stopped(agent, f"{name} serves share {share} of {artifacts.manifest.model}")
+        finally:
+            await bus.close()
+
+    _run(main)
+
+
+def model_folder(home: Home, model: str, format: str) -> Path:
+    """The split model of this name in the home, or the folder that was named itself. Raises UsageError."""
+    named = Path(model)
+    if named.is_dir():
+        return named
+    folder = home.models / f"{model}-{format}"
+    if not folder.is_dir():
+        raise UsageError(
+            f"no split model {model} ({format}) in {home.models}",
+            hint=f"Make it: sawyer models split CHECKPOINT --name {model} --format {format}",
+        )
+    return folder
+
+
+def _device(text: str) -> Device:
+    if text in ("cpu", "cuda", "auto"):
+        return cast("Device", text)
+    raise UsageError(f"unknown device {text!r}", hint="Write cpu, cuda or auto.")
+
+
+def _pin(home: Home) -> Pin:
+    pin = home.pin()
+    if pin is None:
+        raise UsageError(f"{home.path} belongs to no network yet", hint="`sawyer demo` makes one; or name its --home.")
+    return pin
+
+
+def _run(main: Callable[[], object]) -> None:
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(main())  # type: ignore[arg-type]
+
+
+async def _until_stopped(part: Part, ready: str) -> None:
+    """Run a part; SIGTERM and Ctrl-C end it in order, a second signal at once."""
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(part.run(lambda: _say_ready(ready)))
+
+    def on_signal() -> None:
+        part.stop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, running.cancel)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, on_signal)
+    await running
+
+
+def _say_ready(text: str) -> None:
+    sys.stdout.write(READY + text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""The client SDK: ask for a generation, stream it, know what it cost. `sawyer.AsyncClient` is the door."""

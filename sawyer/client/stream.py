@@ -1,0 +1,153 @@
+"""A running generation, seen by the client: messages in, text out, the bill at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal
+
+from sawyer.bus.calls import read
+from sawyer.bus.protocol import Bus, Message, Subscription
+from sawyer.errors import AlreadyCompleted, NoAnswer, NobodyServes, SawyerError, ServerUnreachable
+from sawyer.ids import ModelId, RequestId
+from sawyer.schemas import subjects
+from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Trace, Usage
+
+RESENDS: Final = 2
+INBOX_LIMIT: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole answer. `repeated`: this request id was completed before; nothing was billed again."""
+
+    request: RequestId
+    text: str
+    ids: tuple[int, ...]
+    finish: Literal["stop", "length", "cancelled"]
+    usage: Usage
+    repeated: bool
+
+
+class TextStream:
+    """Iterate over it for pieces of text; afterwards `.usage`, `.finish`. Leaving the `async with` block early cancels:
+    what was delivered is billed, and nothing more.
+
+    Messages are numbered. A gap or a silence longer than `timeout_s` makes the client send the same request again
+    (RESENDS times), which the router answers from the start; what was read already is not given twice.
+    """
+
+    def __init__(self, bus: Bus, model: ModelId, request: InferRequest, timeout_s: float) -> None:
+        self._bus = bus
+        self._model = model
+        self._request = request
+        self._timeout_s = timeout_s
+        self._inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
+        self._subscription: Subscription | None = None
+        self._next_n = 0
+        self.request = RequestId(request.order.body.request)
+        self.accepted: Accepted | None = None
+        self.traces: list[Trace] = []
+        self.ids: list[int] = []
+        self.usage: Usage | None = None
+        self.finish: Literal["stop", "length", "cancelled"] | None = None
+        self.repeated = False
+        self.on_trace: Callable[[Trace], None] = self.traces.append
+
+    async def __aenter__(self) -> TextStream:
+        await self._send()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self.usage is None and not isinstance(error, SawyerError):
+            await self.cancel()
+        await self._unsubscribe()
+
+    async def cancel(self) -> None:
+        """Stop after the token that is under way. Iterating on gives the rest and the bill."""
+        await self._bus.publish(subjects.cancel(self.request), b"")
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        resends = 0
+        while self.usage is None:
+            try:
+                event = await self._next()
+            except NoAnswer:
+                if resends == RESENDS:
+                    raise
+                resends += 1
+                await self._send()
+                continue
+            if isinstance(event, Delta):
+                self.ids.extend(event.ids)
+                if event.text:
+                    yield event.text
+            else:
+                self._note(event)
+
+    async def result(self) -> Generation:
+        """Read to the end. Raises the typed error that ended it."""
+        text = "".join([piece async for piece in self])
+        assert self.usage is not None
+        assert self.finish is not None
+        return Generation(self.request, text, tuple(self.ids), self.finish, self.usage, self.repeated)
+
+    def _note(self, event: Accepted | Trace | Done | Failed) -> None:
+        match event:
+            case Accepted():
+                self.accepted, self.repeated = event, event.repeated
+            case Trace():
+                self.on_trace(event)
+            case Done():
+                self.finish, self.usage = event.finish, event.usage
+            case Failed():
+                raise event.error.to_error()
+
+    async def _next(self) -> Accepted | Delta | Trace | Done | Failed:
+        """The next event in order. Raises NoAnswer on silence or a gap, NobodyServes."""
+        while True:
+            try:
+                message = await asyncio.wait_for(self._inbox.get(), self._timeout_s)
+            except TimeoutError as error:
+                raise NoAnswer(f"nothing from the router for {self._timeout_s:g} s (request {self.request})") from error
+            if message.no_responders:
+                raise NobodyServes(
+                    f"no router serves {self._model}", hint="Check the model's name, or start a router for it."
+                )
+            event = read(InferMessage, message.data).e
+            if event.n < self._next_n and not isinstance(event, Failed):
+                continue
+            if event.n > self._next_n:
+                raise NoAnswer(f"a message of request {self.request} was lost")
+            self._next_n = event.n + 1
+            return event
+
+    async def _send(self) -> None:
+        """Ask, on a fresh inbox: answers to an earlier attempt no longer count."""
+        await self._unsubscribe()
+        inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
+        self._inbox = inbox
+        subject = self._bus.new_inbox()
+
+        def take(message: Message) -> None:
+            if not inbox.full():
+                inbox.put_nowait(message)
+
+        self._subscription = await self._bus.subscribe(subject, take)
+        await self._bus.publish(subjects.infer(self._model), self._request.canonical(), subject)
+
+    async def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            with contextlib.suppress(ServerUnreachable):
+                await self._subscription.unsubscribe()
+            self._subscription = None
+
+
+def completed_details(error: AlreadyCompleted) -> dict[str, int]:
+    """entry, input_tokens, output_tokens and billed_tokens of a request that was completed before."""
+    return {name: int(value) for name, value in error.details.items() if value.isdecimal()}

@@ -1,0 +1,56 @@
+"""The experts that this process hosts: verified, loaded, ready to run.
+
+Row exactness: the answer for a row does not depend on the rows it travels with, bit for bit. So joined batches, hedges
+and fallbacks change nothing. Some kernels take another path for a single row: there a lone row runs as two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sawyer.engine.session import CPU, Device, Session, running_provider
+from sawyer.errors import UnknownExpert, UsageError
+from sawyer.model.artifacts import Artifacts
+from sawyer.model.graphs import expert_graph
+
+FAST: Final = 4
+"""accuracy_level of q4 in production: rows are rounded to int8 and multiplied in integers."""
+EXACT: Final = 0
+"""accuracy_level of q4 in parity tests: the dequantised weights times float32 rows."""
+
+
+class ExpertPool:
+    """Sessions of the hosted experts. Immutable after loading; `run` may be called from any thread."""
+
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        hosted: Iterable[tuple[int, int]],
+        *,
+        accuracy_level: int = FAST,
+        device: Device = "auto",
+    ) -> None:
+        """`hosted` are (layer, expert) pairs. Raises UsageError if there are none, UnknownExpert, ArtifactCorrupt,
+        MissingExtra (device "cuda" without CUDA)."""
+        self.hosted = tuple(sorted(set(hosted)))
+        if not self.hosted:
+            raise UsageError("no experts to host", hint="Name at least one layer and expert.")
+        self.hidden = artifacts.layout.hidden
+        graph = expert_graph(artifacts.layout, artifacts.manifest.format, accuracy_level=accuracy_level)
+        self._sessions = {pair: Session(graph, artifacts.read_expert(*pair), device=device) for pair in self.hosted}
+        self.provider = running_provider(self._sessions[self.hosted[0]])
+        exact_kernel = artifacts.manifest.format == "f32" or accuracy_level == FAST
+        self._pairs_lone_rows = self.provider != CPU or not exact_kernel
+
+    def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[T, H] float32 -> [T, H] float32, without the gate weight. Blocking. Raises UnknownExpert if not hosted."""
+        session = self._sessions.get((layer, expert))
+        if session is None:
+            raise UnknownExpert(f"expert {expert} of layer {layer} is not hosted here")
+        if len(rows) == 1 and self._pairs_lone_rows:
+            return session.run({"x": np.repeat(rows, 2, axis=0)})[0][:1]
+        return session.run({"x": rows})[0]

@@ -1,0 +1,75 @@
+"""The single-machine reference: trunk and all experts in one process. What a distributed run must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sawyer.engine.combine import combine, group_rows
+from sawyer.engine.experts import ExpertPool
+from sawyer.engine.sampling import Sampler
+from sawyer.engine.trunk import KvCache, Trunk, prefill_chunks
+from sawyer.errors import PromptEmpty
+from sawyer.schemas.messages import GenerateParams
+
+GREEDY: Final = GenerateParams(prompt="", max_tokens=1)
+
+
+class LocalModel:
+    """Computes as the router does, with a pool that hosts every expert instead of nodes.
+
+    `wire_dtype` float16 rounds rows where the wire does: on their way into experts and out of them.
+    """
+
+    def __init__(self, trunk: Trunk, pool: ExpertPool, *, wire_dtype: DTypeLike = np.float32) -> None:
+        self.trunk = trunk
+        self._pool = pool
+        self._wire = np.dtype(wire_dtype)
+
+    def forward(self, ids: Sequence[int], cache: KvCache) -> NDArray[np.float32]:
+        """Hidden states after the last layer, [T, H], of T new tokens. Raises PromptEmpty, PromptTooLong."""
+        if not ids:
+            raise PromptEmpty("no tokens to compute")
+        return np.concatenate([self._chunk(ids[part], cache) for part in prefill_chunks(len(ids))])
+
+    def prefill(self, ids: Sequence[int], cache: KvCache) -> NDArray[np.float32]:
+        """Logits [V] of the last of T new tokens."""
+        last: NDArray[np.float32] = self.trunk.logits(self.forward(ids, cache)[-1:])[0]
+        return last
+
+    def step(self, token: int, cache: KvCache) -> NDArray[np.float32]:
+        """Logits [V] after one more token."""
+        return self.prefill([token], cache)
+
+    def generate(self, ids: Sequence[int], count: int, params: GenerateParams = GREEDY) -> list[int]:
+        """`count` new token ids, or fewer up to and without an end-of-sequence token."""
+        return [*self.stream(ids, count, params)]
+
+    def stream(self, ids: Sequence[int], count: int, params: GenerateParams = GREEDY) -> Iterator[int]:
+        """The ids of `generate`, as they are sampled."""
+        sampler = Sampler(params)
+        cache = self.trunk.new_cache(len(ids) + count)
+        logits = self.prefill(ids, cache)
+        for done in range(1, count + 1):
+            token = sampler.pick(logits)
+            if token in self.trunk.layout.eos:
+                return
+            yield token
+            if done < count:
+                logits = self.step(token, cache)
+
+    def _chunk(self, ids: Sequence[int], cache: KvCache) -> NDArray[np.float32]:
+        x = self.trunk.embed(ids)
+        for layer in range(self.trunk.layout.layers):
+            attended = self.trunk.attend(layer, x, cache)
+            groups = group_rows(attended.experts)
+            rows = self._rounded(attended.hidden)
+            blocks = [self._rounded(self._pool.run(layer, group.expert, rows[group.rows])) for group in groups]
+            x = combine(attended.residual, groups, blocks, attended.weights)
+        return x
+
+    def _rounded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return rows.astype(self._wire, copy=False).astype(np.float32, copy=False)

@@ -1,0 +1,139 @@
+"""Text to token ids and back, through the model's own tokenizer.json. The only file that imports tokenizers."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+from sawyer.errors import ArtifactCorrupt, MissingExtra
+from sawyer.model.artifacts import Artifacts
+from sawyer.model.layout import TOKENIZER_FILE
+
+try:
+    import tokenizers
+except ImportError as error:
+    raise MissingExtra("tokenizers is not installed, and this computes", hint="pip install 'sawyer[cpu]'") from error
+
+_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
+"""A token of byte-fallback vocabularies: one byte of a character that has no token."""
+
+
+class Tokenizer:
+    """The tokenizer of one model. Thread safe."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        """Raises ArtifactCorrupt if tokenizer.json is not the one of the manifest, or cannot be read."""
+        self.load(artifacts.read_tokenizer())
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Tokenizer:
+        """From the bytes of a tokenizer.json."""
+        tokenizer = cls.__new__(cls)
+        tokenizer.load(raw)
+        return tokenizer
+
+    def load(self, raw: bytes) -> None:
+        try:
+            self.raw: Any = tokenizers.Tokenizer.from_buffer(raw)
+            decoder = json.loads(raw).get("decoder") or {}
+        except Exception as problem:
+            raise ArtifactCorrupt(f"{TOKENIZER_FILE} cannot be read: {problem}") from problem
+        self.raw.no_truncation()
+        self.raw.no_padding()
+        self.is_byte_level = decoder.get("type") == "ByteLevel"
+        self.special = frozenset(i for i, token in self.raw.get_added_tokens_decoder().items() if token.special)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a prompt, with the special tokens that the model expects around it."""
+        ids: list[int] = self.raw.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens, and ids that are no tokens, stand for nothing."""
+        text: str = self.raw.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that come one by one."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Text of ids that come one by one. What `push` and the final `flush` return is, joined, `decode` of all ids; each
+    piece holds whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._decoder: _ByteLevelStream | _WindowStream
+        self._decoder = _ByteLevelStream(tokenizer) if tokenizer.is_byte_level else _WindowStream(tokenizer)
+
+    def push(self, token: int) -> str:
+        """The text that is certain after this id: often the token's, "" inside a character."""
+        return self._decoder.push(token)
+
+    def flush(self) -> str:
+        """What was held back. Ends the stream."""
+        return self._decoder.flush()
+
+
+class _ByteLevelStream:
+    """Byte-level BPE: a token is bytes, and text is the UTF-8 of all bytes, invalid parts replaced."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        text = None if token in self._tokenizer.special else self._tokenizer.raw.id_to_token(token)
+        return "" if text is None else self._utf8.decode(_token_bytes(text))
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _WindowStream:
+    """Any other decoder: text is the growth of decode over a window of the last plain token and what came after.
+
+    Byte-fallback tokens are held back until their run ends: only the whole run says whether it is valid UTF-8.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._anchor: list[int] = []
+        self._held: list[int] = []
+
+    def push(self, token: int) -> str:
+        text = None if token in self._tokenizer.special else self._tokenizer.raw.id_to_token(token)
+        if text is None:
+            return ""
+        self._held.append(token)
+        return "" if _BYTE_TOKEN.fullmatch(text) else self.flush()
+
+    def flush(self) -> str:
+        if not self._held:
+            return ""
+        before = self._tokenizer.decode(self._anchor)
+        after = self._tokenizer.decode([*self._anchor, *self._held])
+        self._anchor, self._held = self._held[-1:], []
+        return after[len(before) :]
+
+
+def _token_bytes(token: str) -> bytes:
+    """The bytes that a byte-level token stands for; a token with other characters stands for itself (an added
+    token)."""
+    alphabet = _byte_alphabet()
+    try:
+        return bytes(alphabet[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins: printable Latin-1 characters are themselves, the rest follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

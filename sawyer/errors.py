@@ -1,0 +1,252 @@
+"""Every error Sawyer raises on purpose. Raised where the fact is known, turned into text once, in `cli/output.py`.
+
+SawyerError                     1  failed
+├── UsageError                  2  the caller asked for something that makes no sense
+│   ├── PromptEmpty
+│   ├── PromptTooLong
+│   └── UnsupportedModel           a checkpoint of a family, or with a setting, that we cannot split
+├── VerificationError           3  verified, and found wrong
+│   ├── NotCanonical               bytes are not the one canonical encoding of their content
+│   ├── BadSignature
+│   ├── BookCorrupt                an entry, the chain or the tree does not hold; names the entry
+│   ├── ViewDiffers                a live view differs from the fold of the book; names the row
+│   ├── ArtifactCorrupt            a model file does not match its manifest; names the file
+│   └── CheckpointCorrupt          a checkpoint to split does not hold what its config says
+├── UnreachableError            4  nobody answered
+│   ├── ServerUnreachable          no NATS server there, or it refused us
+│   ├── NobodyServes               no router, node or bookkeeper listens
+│   └── NoAnswer                   somebody listens, and did not answer in time
+├── RefusedError                5  the other side understood, and said no
+│   ├── UnknownModel, UnknownAccount, UnknownExpert, WrongManifest
+│   ├── BudgetTooSmall
+│   ├── RequestConflict            same request id, other content
+│   ├── AlreadyCompleted           same request id, same content: carries usage and entry
+│   ├── NotAuthorised              this key may not sign this
+│   ├── Busy                       a bounded queue is full: try again
+│   └── MalformedMessage
+├── ExpertUnavailable           1  no replica of these experts answered: the request failed, nothing is billed
+├── WriterFenced                1  another writer owns this book
+├── MissingExtra                1  an optional package is not installed: says which extra to install
+└── Cancelled                   1  the caller stopped it
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Final
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_WRONG: Final = 3
+EXIT_UNREACHABLE: Final = 4
+EXIT_REFUSED: Final = 5
+EXIT_INTERRUPTED: Final = 130
+
+
+class SawyerError(Exception):
+    """Base of all. `code` is its name on the wire, `hint` says what to do next, `details` are typed facts as text."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = EXIT_FAILED
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str = "", details: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.details = details or {}
+
+
+class UsageError(SawyerError):
+    code = "usage"
+    exit_code = EXIT_USAGE
+
+
+class PromptEmpty(UsageError):
+    code = "prompt_empty"
+    default_hint = "Give a prompt with at least one character."
+
+
+class PromptTooLong(UsageError):
+    code = "prompt_too_long"
+    default_hint = "Shorten the prompt or ask for fewer tokens."
+
+
+class UnsupportedModel(UsageError):
+    code = "unsupported_model"
+    default_hint = "docs/models.md lists what can be split, and how to add a family."
+
+
+class VerificationError(SawyerError):
+    code = "verification_failed"
+    exit_code = EXIT_WRONG
+
+
+class NotCanonical(VerificationError):
+    code = "not_canonical"
+
+
+class BadSignature(VerificationError):
+    code = "bad_signature"
+
+
+class BookCorrupt(VerificationError):
+    """`seq` is the first entry that does not hold, `signer` who signed it, as far as that is known."""
+
+    code = "book_corrupt"
+    default_hint = "Stop trusting this copy: compare it with another copy or a checkpoint that you hold."
+
+    def __init__(self, message: str, *, seq: int | None = None, signer: str = "", hint: str = "") -> None:
+        details = {"seq": str(seq)} if seq is not None else {}
+        if signer:
+            details["signer"] = signer
+        super().__init__(message, hint=hint, details=details)
+        self.seq = seq
+        self.signer = signer
+
+
+class ViewDiffers(VerificationError):
+    code = "view_differs"
+    default_hint = "The book is right and the view is not: stop the bookkeeper, delete views.sqlite, start it again."
+
+
+class ArtifactCorrupt(VerificationError):
+    code = "artifact_corrupt"
+    default_hint = "Delete the model folder and split or pull the model again."
+
+
+class CheckpointCorrupt(VerificationError):
+    code = "checkpoint_corrupt"
+    default_hint = "Download the checkpoint again, and check that all of its files are there."
+
+
+class UnreachableError(SawyerError):
+    code = "unreachable"
+    exit_code = EXIT_UNREACHABLE
+
+
+class ServerUnreachable(UnreachableError):
+    code = "server_unreachable"
+    default_hint = "Check the address and that a nats-server runs there."
+
+
+class NobodyServes(UnreachableError):
+    code = "nobody_serves"
+    default_hint = "Start the part that should answer, or check the name."
+
+
+class NoAnswer(UnreachableError):
+    code = "no_answer"
+    default_hint = "Try again: the same request id is never billed twice."
+
+
+class RefusedError(SawyerError):
+    code = "refused"
+    exit_code = EXIT_REFUSED
+
+
+class UnknownModel(RefusedError):
+    code = "unknown_model"
+
+
+class UnknownAccount(RefusedError):
+    code = "unknown_account"
+    default_hint = "Open the account first."
+
+
+class UnknownExpert(RefusedError):
+    code = "unknown_expert"
+
+
+class WrongManifest(RefusedError):
+    code = "wrong_manifest"
+    default_hint = "Router and node hold different weights under one name: split or pull the model again."
+
+
+class BudgetTooSmall(RefusedError):
+    code = "budget_too_small"
+    default_hint = "Ask for fewer tokens, or top the account up."
+
+
+class RequestConflict(RefusedError):
+    code = "request_conflict"
+    default_hint = "Use a new request id for a new request."
+
+
+class AlreadyCompleted(RefusedError):
+    code = "already_completed"
+    default_hint = "It was billed once, in the entry named here, and is not billed again."
+
+
+class NotAuthorised(RefusedError):
+    code = "not_authorised"
+
+
+class Busy(RefusedError):
+    code = "busy"
+    default_hint = "Try again in a moment."
+
+
+class MalformedMessage(RefusedError):
+    code = "malformed_message"
+
+
+class ExpertUnavailable(SawyerError):
+    """`experts` are the (layer, expert) pairs that no replica answered for."""
+
+    code = "expert_unavailable"
+    default_hint = "Nothing was billed. Try again when a node that serves these experts is back (sawyer status)."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        experts: tuple[tuple[int, int], ...] = (),
+        hint: str = "",
+        details: dict[str, str] | None = None,
+    ) -> None:
+        named = {"experts": " ".join(f"{layer}:{expert}" for layer, expert in experts)} if experts else {}
+        super().__init__(message, hint=hint, details={**named, **(details or {})})
+        self.experts = experts
+
+
+class WriterFenced(SawyerError):
+    code = "writer_fenced"
+    default_hint = "One book has one writer. Stop the other bookkeeper, then start this one again."
+
+
+class MissingExtra(SawyerError):
+    code = "missing_extra"
+
+
+class Cancelled(SawyerError):
+    code = "cancelled"
+
+
+def _tree(root: type[SawyerError]) -> dict[str, type[SawyerError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+_BY_CODE: Final = _tree(SawyerError)
+_NUMBER: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+_PAIRS: Final = re.compile(r"([0-9]{1,9}:[0-9]{1,9}( |$))*", re.ASCII)
+
+
+def from_code(code: str, message: str, hint: str, details: dict[str, str]) -> SawyerError:
+    """The typed error that another process raised; a code we do not know becomes a plain SawyerError. The other process
+    may be hostile: details that do not read as what their error carries are kept as text and never raise."""
+    kind = _BY_CODE.get(code, SawyerError)
+    error = kind.__new__(kind)
+    SawyerError.__init__(error, message, hint=hint, details=details)
+    if isinstance(error, ExpertUnavailable):
+        found = _PAIRS.fullmatch(details.get("experts", ""))
+        pairs = (pair.split(":") for pair in found.group().split()) if found else ()
+        error.experts = tuple((int(layer), int(expert)) for layer, expert in pairs)
+    if isinstance(error, BookCorrupt):
+        error.seq = int(details["seq"]) if _NUMBER.fullmatch(details.get("seq", "")) else None
+        error.signer = details.get("signer", "")
+    return error

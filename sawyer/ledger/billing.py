@@ -1,0 +1,255 @@
+"""Rules of a request's tokens: reserve before any work, then exactly one of post, void, expire. Pure; part of decide.
+
+Source of the numbers: docs/token-economics.md, rules 3 to 9.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sawyer.economy import buckets, credits
+from sawyer.economy.pricing import price_tokens
+from sawyer.errors import (
+    AlreadyCompleted,
+    BudgetTooSmall,
+    NotAuthorised,
+    RefusedError,
+    RequestConflict,
+    UnknownAccount,
+    UnknownModel,
+    WrongManifest,
+)
+from sawyer.ledger.state import State
+from sawyer.projections.balances import COMPLETED, HELD, RequestRow, order_hash
+from sawyer.projections.nodes import NodeRow
+from sawyer.schemas.base import MAX_SAFE_INTEGER
+from sawyer.schemas.events import (
+    MAX_FREE_TOKENS,
+    BucketTokens,
+    Decided,
+    HostCredit,
+    InferenceCompleted,
+    InferenceRequested,
+    ModelPublished,
+    PricingPublished,
+    ReservationExpired,
+    ReservationVoided,
+    TokensReserved,
+    WorkReceipted,
+)
+from sawyer.schemas.signed import Signed
+
+HOLD_LIMIT_MS: Final = 600_000
+"""An abandoned hold expires after 10 minutes."""
+CLOCK_SLACK_MS: Final = 60_000
+"""How far a router's clock may be ahead of the ledger's."""
+
+
+def check_not_ended(state: State, body: TokensReserved) -> None:
+    """A reserve for a request that ended is never a repeat. Raises AlreadyCompleted for the same order (with the bill),
+    RequestConflict for one that was voided or expired."""
+    row = state.balances.request(body.request.body.request)
+    if row is None or row.status == HELD or row.order != order_hash(body.request):
+        return
+    raise _ended(row)
+
+
+def reserve(state: State, body: TokensReserved, now_ms: int) -> Decided:
+    """Hold the price of the counted input and the most output, from the buckets that expire first."""
+    order = body.request.body
+    _check_order(state, body.request, now_ms)
+    price = price_tokens(_sheet_of(state, order), order.model, body.input_tokens, order.max_tokens)
+    if body.tokens != price:
+        raise RefusedError(
+            f"{body.input_tokens} tokens in and at most {order.max_tokens} out cost {price}, not {body.tokens}",
+            details={"needed": str(price)},
+        )
+    if price > order.token_ceiling:
+        raise BudgetTooSmall(
+            f"the request may cost {price} tokens, and the client allows {order.token_ceiling}",
+            hint="Ask for fewer tokens, or raise the token ceiling.",
+            details={"needed": str(price), "available": str(order.token_ceiling)},
+        )
+    if not now_ms < body.expires_ms <= now_ms + HOLD_LIMIT_MS + CLOCK_SLACK_MS:
+        raise RefusedError(f"a hold ends within {HOLD_LIMIT_MS} ms from now, got {body.expires_ms - now_ms} ms")
+    held = buckets.take(state.balances.buckets(order.account), price, now_ms)
+    if held is None:
+        available = state.balances.available(order.account, now_ms)
+        raise BudgetTooSmall(
+            f"the request may cost {price} tokens, and account {order.account} has {available}",
+            details={"needed": str(price), "available": str(available)},
+        )
+    return Decided(held=held)
+
+
+def complete(state: State, body: InferenceCompleted, router: str) -> Decided:
+    """Post a hold: debit what was used, release the rest, credit the hosts whose receipts hold."""
+    order = body.request.body
+    row = _held_request(state, order.request, order.account, router)
+    if row.order != order_hash(body.request):
+        raise RequestConflict(
+            "the client's order is not the one that was reserved for", details={"request": order.request}
+        )
+    if body.input_tokens != row.input_tokens:
+        raise RefusedError(f"reserved for {row.input_tokens} input tokens, completed with {body.input_tokens}")
+    if body.output_tokens > order.max_tokens:
+        raise RefusedError(f"the client ordered at most {order.max_tokens} tokens, got {body.output_tokens}")
+    billed = price_tokens(_sheet_of(state, order), order.model, body.input_tokens, body.output_tokens)
+    held = tuple(BucketTokens(grant=grant, tokens=tokens) for grant, tokens in row.held)
+    debited, released = buckets.post(held, billed)
+    model = _model_of(state, body)
+    _check_rows(body, model)
+    return Decided(debited=debited, released=released, credits=_credits(state, body, model))
+
+
+def void(state: State, body: ReservationVoided, router: str) -> Decided:
+    """Give a hold back whole: nothing is billed."""
+    return _release(_held_request(state, body.request, body.account, router))
+
+
+def expire(state: State, body: ReservationExpired, now_ms: int) -> Decided:
+    """Give an abandoned hold back whole, not before its time."""
+    row = _held_request(state, body.request, body.account, router=None)
+    if now_ms < row.expires_ms:
+        raise RefusedError(f"the hold runs until {row.expires_ms}, and it is {now_ms}")
+    return _release(row)
+
+
+def _check_order(state: State, signed: Signed[InferenceRequested], now_ms: int) -> None:
+    order, signature = signed.body, signed.signature
+    account = state.balances.account(order.account)
+    if account is None:
+        raise UnknownAccount(f"no account {order.account}", details={"account": order.account})
+    if signature.key_id != account.key or signature.by != order.account:
+        raise NotAuthorised(f"the order is signed by {signature.key_id}, not by the key of account {order.account}")
+    if order.network != state.network:
+        raise NotAuthorised(f"the order is for network {order.network}")
+    if order.expires_ms <= now_ms:
+        raise RefusedError(f"the order expired {now_ms - order.expires_ms} ms ago", hint="Sign a new request.")
+    if order.model not in state.registry.models:
+        raise UnknownModel(f"no model {order.model} is published here", details={"model": order.model})
+
+
+def _sheet_of(state: State, order: InferenceRequested) -> PricingPublished:
+    sheet = state.registry.sheets.get(order.price_sheet)
+    if sheet is None:
+        raise RefusedError(
+            f"no price sheet {order.price_sheet[:16]} is published here",
+            hint="Ask the network for its current prices, and sign the request again.",
+            details={"price_sheet": order.price_sheet},
+        )
+    return sheet
+
+
+def _held_request(state: State, request: str, account: str, router: str | None) -> RequestRow:
+    """The open hold of this request. Raises RefusedError if there is none, if it ended, or if another router's."""
+    row = state.balances.request(request)
+    if row is None or row.account != account:
+        raise RefusedError(f"account {account} has no reservation for request {request}", details={"request": request})
+    if row.status != HELD:
+        raise _ended(row)
+    if router is not None and row.router != router:
+        raise NotAuthorised("another router reserved for this request", details={"router": row.router})
+    return row
+
+
+def _ended(row: RequestRow) -> RefusedError:
+    if row.status == COMPLETED:
+        return AlreadyCompleted(
+            f"completed and billed in entry {row.seq}",
+            details={
+                "entry": str(row.seq),
+                "input_tokens": str(row.input_tokens),
+                "output_tokens": str(row.output_tokens),
+                "billed_tokens": str(row.billed_tokens),
+            },
+        )
+    return RequestConflict(f"the reservation was {row.status} in entry {row.seq}", details={"entry": str(row.seq)})
+
+
+def _release(row: RequestRow) -> Decided:
+    return Decided(released=tuple(BucketTokens(grant=grant, tokens=tokens) for grant, tokens in row.held))
+
+
+def _model_of(state: State, body: InferenceCompleted) -> ModelPublished:
+    """The published weights that every receipt names, or the newest where there is no receipt."""
+    model = body.request.body.model
+    named = {receipt.body.manifest for receipt in body.receipts}
+    if len(named) > 1:
+        raise WrongManifest(f"receipts of one request name {len(named)} manifests")
+    if not named:
+        return state.registry.models[model]
+    manifest = named.pop()
+    found = state.registry.manifests.get((model, manifest))
+    if found is None:
+        raise WrongManifest(f"manifest {manifest[:16]} of model {model} is not published here")
+    return found
+
+
+def _check_rows(body: InferenceCompleted, model: ModelPublished) -> None:
+    """Every row that the request cost is receipted or listed as not; each node in one of the two, once. What was fed to
+    the model is what was counted, but for the last token sampled and a few special ones that are free."""
+    counted = body.input_tokens + body.output_tokens - 1
+    if not counted <= body.fed_tokens <= counted + MAX_FREE_TOKENS:
+        raise RefusedError(
+            f"{counted} counted tokens were fed, and at most {MAX_FREE_TOKENS} free ones, got {body.fed_tokens}",
+            details={"expected": str(counted)},
+        )
+    named = [receipt.body.node for receipt in body.receipts] + [part.node for part in body.unreceipted]
+    if len(set(named)) != len(named):
+        raise RefusedError("a node stands in one receipt or in the unreceipted rows, once")
+    rows = sum(receipt.body.rows for receipt in body.receipts) + sum(part.rows for part in body.unreceipted)
+    expected = credits.rows_of(body.fed_tokens, moe_layers=model.moe_layers, top_k=model.top_k)
+    if rows != expected:
+        raise RefusedError(
+            f"the request cost {expected} expert rows, receipts and unreceipted rows add up to {rows}",
+            details={"expected": str(expected), "rows": str(rows)},
+        )
+
+
+def _credits(state: State, body: InferenceCompleted, model: ModelPublished) -> tuple[HostCredit, ...]:
+    for part in body.unreceipted:
+        _node(state, part.node)
+    return tuple(_credit(state, receipt, body.request.body, model) for receipt in body.receipts)
+
+
+def _credit(
+    state: State, receipt: Signed[WorkReceipted], order: InferenceRequested, model: ModelPublished
+) -> HostCredit:
+    body, signature = receipt.body, receipt.signature
+    node = _node(state, body.node)
+    if signature.key_id != node.key or signature.by != body.node:
+        raise _bad_receipt(body, f"is signed by {signature.by} with {signature.key_id}")
+    if (body.network, body.request, body.model) != (order.network, order.request, order.model):
+        raise _bad_receipt(body, f"is for request {body.request} of model {body.model}")
+    if sum(rows for _, _, rows in body.experts) != body.rows:
+        raise _bad_receipt(body, f"says {body.rows} rows, and its experts add up to another number")
+    _check_receipt_chain(body, node)
+    work = credits.work_of(body.rows, model.expert_parameters)
+    if work > MAX_SAFE_INTEGER:
+        raise _bad_receipt(body, "is for more work than one entry can hold")
+    return HostCredit(host=node.host, node=body.node, rows=body.rows, work=work)
+
+
+def _check_receipt_chain(body: WorkReceipted, node: NodeRow) -> None:
+    """A node numbers its receipts and names the last one, so none is counted twice. A gap is a receipt that was never
+    delivered: allowed, and visible."""
+    if body.counter <= node.counter:
+        raise _bad_receipt(body, f"has counter {body.counter}, expected more than {node.counter}")
+    if body.counter == node.counter + 1 and body.previous != node.last_receipt:
+        raise _bad_receipt(body, f"does not follow receipt {node.counter} of its node")
+
+
+def _node(state: State, node: str) -> NodeRow:
+    row = state.nodes.nodes.get(node)
+    if row is None:
+        raise NotAuthorised(f"node {node} is not registered", details={"node": node})
+    return row
+
+
+def _bad_receipt(body: WorkReceipted, why: str) -> NotAuthorised:
+    return NotAuthorised(
+        f"the receipt of node {body.node} {why}",
+        hint="List this node's rows as unreceipted: they earn nothing.",
+        details={"node": body.node},
+    )

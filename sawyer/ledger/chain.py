@@ -1,0 +1,63 @@
+"""Reading a book row by row: every entry must be the one that follows. Owns the chain's rules; signatures of entries
+are commands.py's, their content is decide.py's. The writer loads with it, replay verifies with it."""
+
+from __future__ import annotations
+
+from sawyer.errors import BookCorrupt, VerificationError
+from sawyer.ledger.checkpoint import Checkpoint, Verifier
+from sawyer.ledger.entry import CHECKPOINT_TOPIC, StoredRow, check_columns, decode_entry
+from sawyer.ledger.state import State
+from sawyer.projections.fold import Entry
+
+
+def read_next(row: StoredRow, state: State) -> Entry:
+    """The entry in this row, which must be the next one after `state`. Raises BookCorrupt, naming the entry."""
+    seq = state.audit.head.seq + 1
+    try:
+        entry = decode_entry(row.state)
+        check_columns(row, entry)
+    except VerificationError as error:
+        raise BookCorrupt(f"entry {seq}: {error.message}", seq=seq) from error
+    _check_link(entry, state)
+    return entry
+
+
+def read_checkpoint(row: StoredRow, state: State, verifier: Verifier, number: int) -> Checkpoint:
+    """The checkpoint in this row, which must be number `number` (from 1), signed, and say exactly what `state` holds.
+    Raises BookCorrupt."""
+    seq = state.audit.head.seq
+    if (row.version, row.topic) != (number, CHECKPOINT_TOPIC):
+        raise BookCorrupt(f"expected checkpoint {number}, got {row.topic} {row.version}", seq=seq)
+    try:
+        checkpoint = Checkpoint.verify(row.state.decode(), verifier)
+    except UnicodeDecodeError as error:
+        raise BookCorrupt(f"checkpoint {number} is not text", seq=seq) from error
+    except VerificationError as error:
+        raise BookCorrupt(f"checkpoint {number}: {error.message}", seq=seq) from error
+    check_covers(checkpoint, state)
+    return checkpoint
+
+
+def check_covers(checkpoint: Checkpoint, state: State) -> None:
+    """Raises BookCorrupt unless the checkpoint is of exactly the entries folded into `state`."""
+    size = state.tree.size
+    if checkpoint.size != size:
+        raise BookCorrupt(f"a checkpoint of size {checkpoint.size} stands after entry {size}", seq=size)
+    if checkpoint.root != state.tree.root():
+        found, signed = state.tree.root().hex(), checkpoint.root.hex()
+        raise BookCorrupt(f"the tree over {size} entries has root {found}, its checkpoint says {signed}", seq=size)
+
+
+def _check_link(entry: Entry, state: State) -> None:
+    head = state.audit.head
+    signer = f"{entry.signer.by} ({entry.signer.key_id})"
+    for what, expected, got in (
+        ("seq", head.seq + 1, entry.seq),
+        ("log", state.network, entry.log),
+        ("prev", head.leaf, entry.prev),
+        (f"version of {entry.stream}", state.audit.version(entry.stream) + 1, entry.version),
+    ):
+        if expected != got:
+            raise BookCorrupt(f"expected {what} {expected}, got {got}", seq=head.seq + 1, signer=signer)
+    if entry.ts_ms < head.ts_ms:
+        raise BookCorrupt(f"time runs backwards from {head.ts_ms} to {entry.ts_ms}", seq=entry.seq, signer=signer)

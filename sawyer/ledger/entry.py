@@ -1,0 +1,106 @@
+"""The bytes of one entry, and the entry in the bytes. Owns the encoding; whether it may stand is decide's question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from sawyer.errors import NotCanonical
+from sawyer.ledger.merkle import leaf_hash
+from sawyer.projections.fold import Entry
+from sawyer.schemas.base import encode_canonical
+from sawyer.schemas.events import ENTRY_VERSION, KINDS, Body, Decided, EntryFrame
+from sawyer.schemas.signed import Signature
+
+CHECKPOINT_STREAM: Final = "log:checkpoints"
+CHECKPOINT_TOPIC: Final = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """One row of the book's one table, as the database has it. `state` is an entry's bytes or a checkpoint note."""
+
+    stream: str
+    version: int
+    topic: str
+    state: bytes
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.stream == CHECKPOINT_STREAM
+
+
+def encode_entry(
+    *,
+    log: str,
+    seq: int,
+    prev: str,
+    ts_ms: int,
+    kind: str,
+    stream: str,
+    version: int,
+    idem: str,
+    body: Body,
+    statement: bytes,
+    decided: Decided,
+    attestations: Sequence[Signature],
+) -> tuple[bytes, Entry]:
+    """The canonical bytes of a new entry, and the entry as `decode_entry` would read it. `statement` must be the
+    canonical bytes of `body`: they go in verbatim."""
+    frame = {
+        "v": ENTRY_VERSION,
+        "log": log,
+        "seq": seq,
+        "prev": prev,
+        "ts_ms": ts_ms,
+        "kind": kind,
+        "stream": stream,
+        "version": version,
+        "idem": idem,
+        "body": msgspec.Raw(statement),
+        "decided": msgspec.Raw(decided.canonical()),
+        "attestations": [attestation.model_dump() for attestation in attestations],
+    }
+    raw = encode_canonical(frame)
+    leaf = leaf_hash(raw).hex()
+    entry = Entry(
+        seq, leaf, prev, log, ts_ms, kind, stream, version, idem, body, statement, decided, tuple(attestations)
+    )
+    return raw, entry
+
+
+def decode_entry(raw: bytes) -> Entry:
+    """The entry in these bytes; an unknown kind has no typed body and decides nothing. Raises NotCanonical for bytes
+    that are not the one canonical encoding of a well-formed entry."""
+    frame = EntryFrame.parse(raw)
+    statement = encode_canonical(frame.body)
+    body, decided = None, Decided()
+    if frame.kind in KINDS:
+        body = KINDS[frame.kind].parse(statement)
+        decided = Decided.parse(encode_canonical(frame.decided))
+    return Entry(
+        seq=frame.seq,
+        leaf=leaf_hash(raw).hex(),
+        prev=frame.prev,
+        log=frame.log,
+        ts_ms=frame.ts_ms,
+        kind=frame.kind,
+        stream=frame.stream,
+        version=frame.version,
+        idem=frame.idem,
+        body=body,
+        statement=statement,
+        decided=decided,
+        attestations=frame.attestations,
+    )
+
+
+def check_columns(row: StoredRow, entry: Entry) -> None:
+    """Raises NotCanonical if the database's columns say other than the signed entry."""
+    columns = (row.stream, row.version, row.topic)
+    signed = (entry.stream, entry.version, entry.kind)
+    if columns != signed:
+        raise NotCanonical(f"database columns {columns} differ from the entry {signed}")

@@ -1,0 +1,138 @@
+"""A split model on disk: `manifest.json` and the files it names. Reading verifies first.
+
+Nothing is used before its SHA-256 matched the manifest, and the bytes that were hashed are the bytes that are used.
+Paths come from the layout, never from a message or from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from sawyer.errors import ArtifactCorrupt, NotCanonical, UnknownExpert, UsageError
+from sawyer.model.families import family_named
+from sawyer.model.layout import (
+    EMBED_FILE,
+    HEAD_FILE,
+    NORM_FILE,
+    TOKENIZER_FILE,
+    Array,
+    FileShape,
+    check_bounds,
+    expert_file,
+    file_shapes,
+    trunk_layer_file,
+)
+from sawyer.schemas.models import MANIFEST_FILE, FileDigest, Format, Manifest, ModelLayout
+
+MAX_MANIFEST_BYTES: Final = 256 * 1024 * 1024
+
+
+class Artifacts:
+    """An opened folder. Weights files may be absent (a node holds some experts): a read says so."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Raises ArtifactCorrupt if the manifest does not name exactly the files of its own layout and format."""
+        self.folder = folder
+        self.manifest = manifest
+        self.digest = manifest.digest()
+        """Hex SHA-256 of the manifest: names these exact weights."""
+        self._files = {file.path: file for file in manifest.files}
+        self.tied = HEAD_FILE not in self._files
+        self._shapes = expected_files(manifest.layout, manifest.format, tied=self.tied)
+        _check_files(manifest, self._files, self._shapes)
+
+    @classmethod
+    def open(cls, folder: Path) -> Artifacts:
+        """Raises UsageError if there is no split model, ArtifactCorrupt or UnsupportedModel if its manifest is
+        wrong."""
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            raise UsageError(
+                f"no split model in {folder}: {MANIFEST_FILE} is missing", hint="Split or pull the model first."
+            )
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ArtifactCorrupt(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+        try:
+            manifest = Manifest.parse(path.read_bytes())
+        except NotCanonical as error:
+            raise ArtifactCorrupt(f"{path}: {error.message}") from error
+        return cls(folder, manifest)
+
+    @property
+    def layout(self) -> ModelLayout:
+        return self.manifest.layout
+
+    def read_expert(self, layer: int, expert: int) -> dict[str, Array]:
+        """The sections of one expert (see layout.expert_shape), verified. Raises UnknownExpert, ArtifactCorrupt."""
+        if layer not in self.layout.moe_layers or not 0 <= expert < self.layout.experts:
+            raise UnknownExpert(f"{self.manifest.model} has no expert {expert} in layer {layer}")
+        return self._read(expert_file(layer, expert, self.manifest.format))
+
+    def read_trunk_layer(self, layer: int) -> dict[str, Array]:
+        """The sections of one trunk layer, verified. Raises ArtifactCorrupt."""
+        return self._read(trunk_layer_file(layer))
+
+    def read_embed(self) -> Array:
+        """[V, H] float32, verified. Raises ArtifactCorrupt."""
+        return self._read(EMBED_FILE)["embed"]
+
+    def read_norm(self) -> Array:
+        """The final norm [H] float32, verified. Raises ArtifactCorrupt."""
+        return self._read(NORM_FILE)["norm"]
+
+    def read_head(self) -> Array | None:
+        """[V, H] float32, verified; None where the embedding is the head. Raises ArtifactCorrupt."""
+        return None if self.tied else self._read(HEAD_FILE)["head"]
+
+    def read_tokenizer(self) -> bytes:
+        """The bytes of tokenizer.json, verified. Raises ArtifactCorrupt."""
+        return read_verified(self.folder, self._files[TOKENIZER_FILE])
+
+    def verify(self) -> None:
+        """Reads every file of the manifest. Raises ArtifactCorrupt for the first that is missing or different."""
+        for file in self.manifest.files:
+            read_verified(self.folder, file)
+
+    def _read(self, path: str) -> dict[str, Array]:
+        return self._shapes[path].view(read_verified(self.folder, self._files[path]))
+
+
+def expected_files(layout: ModelLayout, format: Format, *, tied: bool) -> Mapping[str, FileShape]:
+    """The weights files of a model by path. Raises UnsupportedModel if no family here computes this layout."""
+    check_bounds(layout)
+    family = family_named(layout.family)
+    family.check(layout)
+    return file_shapes(layout, format, trunk_layer=family.trunk_layer(layout), tied=tied)
+
+
+def read_verified(folder: Path, file: FileDigest) -> bytes:
+    """The bytes of a file, if they are the ones the manifest names. Raises ArtifactCorrupt, which names the file."""
+    path = folder / file.path
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            if size != file.size_bytes:
+                raise ArtifactCorrupt(f"{path}: expected {file.size_bytes} bytes, got {size}")
+            stream.seek(0)
+            raw = stream.read(size)
+    except OSError as error:
+        raise ArtifactCorrupt(f"{path}: cannot be read: {error.strerror}") from error
+    got = hashlib.sha256(raw).hexdigest()
+    if got != file.sha256:
+        raise ArtifactCorrupt(f"{path}: expected SHA-256 {file.sha256}, got {got}")
+    return raw
+
+
+def _check_files(manifest: Manifest, named: Mapping[str, FileDigest], shapes: Mapping[str, FileShape]) -> None:
+    expected = {*shapes, TOKENIZER_FILE}
+    if len(named) != len(manifest.files) or named.keys() != expected:
+        odd = min(named.keys() ^ expected, default="a file twice")
+        raise ArtifactCorrupt(f"the manifest does not name the files of its own layout: {odd}")
+    for path, shape in shapes.items():
+        if named[path].size_bytes != shape.size_bytes:
+            raise ArtifactCorrupt(
+                f"{path}: its layout makes {shape.size_bytes} bytes, the manifest says {named[path].size_bytes}"
+            )

@@ -1,0 +1,218 @@
+"""Reading a checkpoint in Hugging Face layout: config.json and safetensors, by header and offset.
+
+A checkpoint is downloaded from strangers: every size and offset is checked against the file before an array is made,
+and only the bytes of the tensor asked for are read. What the tensors mean is for sawyer.model.families.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from sawyer.errors import CheckpointCorrupt, UsageError
+
+CONFIG_FILE: Final = "config.json"
+SINGLE_FILE: Final = "model.safetensors"
+INDEX_FILE: Final = "model.safetensors.index.json"
+MAX_HEADER_BYTES: Final = 100_000_000
+"""The format's own limit."""
+MAX_JSON_BYTES: Final = 100_000_000
+MAX_DIMENSIONS: Final = 8
+SLICE_WEIGHTS: Final = 1 << 22
+"""Weights of one slice of `stream`: 16 MiB of float32."""
+
+_STORED: Final[dict[str, np.dtype[Any]]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A contiguous part of a tensor: `shape` weights from flat index `start` of tensor `name`, whose shape is
+    `whole`."""
+
+    name: str
+    whole: tuple[int, ...]
+    shape: tuple[int, ...]
+    start: int = 0
+
+    @classmethod
+    def all_of(cls, name: str, *shape: int) -> TensorRef:
+        return cls(name, shape, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor stands. `offset` in bytes from the start of `file`."""
+
+    file: Path
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class _Entry(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+class Checkpoint:
+    """A checkpoint folder, its headers read and checked. Tensors are read one at a time."""
+
+    def __init__(self, folder: Path, config_raw: bytes, tensors: Mapping[str, StoredTensor], identity: str) -> None:
+        self.folder = folder
+        self.config_sha256 = hashlib.sha256(config_raw).hexdigest()
+        self.config: dict[str, Any] = _json(config_raw, folder / CONFIG_FILE, dict[str, Any])
+        self.tensors = tensors
+        self.identity = identity
+        """Changes whenever config, headers, sizes or modification times of the files do."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Reads config and headers. Raises UsageError if there is no checkpoint, CheckpointCorrupt if it is broken."""
+        if not (folder / CONFIG_FILE).is_file():
+            raise UsageError(
+                f"no checkpoint in {folder}: {CONFIG_FILE} is missing",
+                hint="Give the folder that holds config.json and the .safetensors files.",
+            )
+        config_raw = _read_small(folder / CONFIG_FILE)
+        shards = _shards(folder)
+        identity = hashlib.sha256(config_raw)
+        tensors: dict[str, StoredTensor] = {}
+        for file, expected in shards.items():
+            header_raw, found = read_header(file)
+            if expected is not None and expected != found.keys():
+                odd = min(expected ^ found.keys())
+                raise CheckpointCorrupt(f"{file.name} and {INDEX_FILE} do not agree about tensor {odd!r}")
+            tensors.update(found)
+            status = file.stat()
+            identity.update(f"{file.name} {status.st_size} {status.st_mtime_ns} ".encode())
+            identity.update(hashlib.sha256(header_raw).digest())
+        return cls(folder, config_raw, tensors, identity.hexdigest())
+
+    def check(self, ref: TensorRef) -> None:
+        """Raises CheckpointCorrupt unless the tensor is there, with the expected shape and a type we read."""
+        stored = self.tensors.get(ref.name)
+        if stored is None:
+            raise CheckpointCorrupt(f"tensor {ref.name} is missing")
+        if stored.shape != ref.whole:
+            raise CheckpointCorrupt(f"tensor {ref.name}: expected shape {list(ref.whole)}, got {list(stored.shape)}")
+        if stored.kind not in _STORED:
+            raise CheckpointCorrupt(f"tensor {ref.name}: expected BF16, F16 or F32, got {stored.kind}")
+
+    def read(self, ref: TensorRef) -> NDArray[np.float32]:
+        """The weights as float32, in shape `ref.shape`. Raises CheckpointCorrupt if a weight is not a finite number."""
+        self.check(ref)
+        return self._read_flat(ref.name, ref.start, prod(ref.shape)).reshape(ref.shape)
+
+    def stream(self, ref: TensorRef) -> Iterator[NDArray[np.float32]]:
+        """The weights of `read` as flat slices of at most SLICE_WEIGHTS: memory stays small however big the tensor."""
+        self.check(ref)
+        total = prod(ref.shape)
+        for done in range(0, total, SLICE_WEIGHTS):
+            yield self._read_flat(ref.name, ref.start + done, min(SLICE_WEIGHTS, total - done))
+
+    def _read_flat(self, name: str, start: int, count: int) -> NDArray[np.float32]:
+        stored = self.tensors[name]
+        dtype = _STORED[stored.kind]
+        raw = np.fromfile(stored.file, dtype, count, offset=stored.offset + start * dtype.itemsize)
+        if len(raw) != count:
+            raise CheckpointCorrupt(f"{stored.file.name} became shorter while it was read")
+        weights: NDArray[np.float32] = (
+            (raw.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of a float32
+            if stored.kind == "BF16"
+            else raw.astype(np.float32, copy=False)
+        )
+        if not np.isfinite(weights).all():
+            raise CheckpointCorrupt(f"tensor {name} holds weights that are not finite numbers")
+        return weights
+
+
+def read_header(file: Path) -> tuple[bytes, dict[str, StoredTensor]]:
+    """The raw header of one safetensors file and what it says. The format: 8 bytes header size, JSON header, data; the
+    tensors fill the data without gap or overlap. Raises CheckpointCorrupt."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise CheckpointCorrupt(f"{file.name} is too short for a safetensors file ({size} bytes)")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise CheckpointCorrupt(f"{file.name}: header of {length} bytes in a file of {size}")
+        raw = stream.read(length)
+    entries = _json(raw, file, dict[str, msgspec.Raw])
+    entries.pop("__metadata__", None)
+    parsed = {name: _json(bytes(entry), file, _Entry) for name, entry in entries.items()}
+    _check_offsets(file, parsed, size - 8 - length)
+    return raw, {
+        name: StoredTensor(file, entry.dtype, entry.shape, 8 + length + entry.data_offsets[0])
+        for name, entry in parsed.items()
+    }
+
+
+def _check_offsets(file: Path, entries: Mapping[str, _Entry], data_bytes: int) -> None:
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        begin, end = entry.data_offsets
+        if begin != position or end < begin:
+            raise CheckpointCorrupt(f"{file.name}: tensor {name} at {begin}..{end}, expected it to start at {position}")
+        if len(entry.shape) > MAX_DIMENSIONS or any(size < 0 for size in entry.shape):
+            raise CheckpointCorrupt(f"{file.name}: tensor {name} has the impossible shape {list(entry.shape)}")
+        stored = _STORED.get(entry.dtype)
+        if stored is not None and end - begin != prod(entry.shape) * stored.itemsize:
+            raise CheckpointCorrupt(
+                f"{file.name}: tensor {name} of {entry.dtype} {list(entry.shape)} cannot be {end - begin} bytes"
+            )
+        position = end
+    if position != data_bytes:
+        raise CheckpointCorrupt(
+            f"{file.name}: the header describes {position} bytes of data, the file has {data_bytes}"
+        )
+
+
+def _shards(folder: Path) -> dict[Path, set[str] | None]:
+    """The files to read, and which tensors an index expects in each (None: no index)."""
+    if (folder / SINGLE_FILE).is_file():
+        return {folder / SINGLE_FILE: None}
+    if not (folder / INDEX_FILE).is_file():
+        raise UsageError(
+            f"no weights in {folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there",
+            hint="Only safetensors checkpoints can be split.",
+        )
+    index = _json(_read_small(folder / INDEX_FILE), folder / INDEX_FILE, _Index)
+    shards: dict[Path, set[str] | None] = {}
+    for tensor, name in index.weight_map.items():
+        file = folder / name
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointCorrupt(f"{INDEX_FILE} names {name!r}: not a safetensors file of this folder")
+        if not file.is_file():
+            raise CheckpointCorrupt(f"{name} is missing, and {INDEX_FILE} needs it for {tensor}")
+        expected = shards.setdefault(file, set())
+        if expected is not None:
+            expected.add(tensor)
+    return shards
+
+
+def _read_small(file: Path) -> bytes:
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointCorrupt(f"{file.name} is larger than {MAX_JSON_BYTES} bytes")
+    return file.read_bytes()
+
+
+def _json(raw: bytes, file: Path, type: Any) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointCorrupt(f"{file.name}: not what it should be: {error}") from error

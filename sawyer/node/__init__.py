@@ -1,0 +1,1 @@
+"""The node agent: serves experts, signs receipts, tells the truth about itself."""

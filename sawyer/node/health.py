@@ -1,0 +1,61 @@
+"""What a node measures of itself: latency and throughput of its last answers, memory, the device that really runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+WINDOW: Final = 512
+
+
+@dataclass
+class Health:
+    """Counters since start, and windows over the last answers. Thread safe."""
+
+    answers: int = 0
+    refused: int = 0
+    rows: int = 0
+    _latencies_us: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _work: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answered(self, rows: int, latency_s: float) -> None:
+        """One answer went out, so long after its request came in."""
+        with self._lock:
+            self.answers += 1
+            self.rows += rows
+            self._latencies_us.append(int(latency_s * 1e6))
+
+    def computed(self, rows: int, compute_s: float) -> None:
+        """So many rows ran through experts in this time."""
+        with self._lock:
+            self._work.append((rows, compute_s))
+
+    def latency_us(self, quantile: float) -> int:
+        """Of the last answers, from arrival to reply; 0 before the first."""
+        with self._lock:
+            ordered = sorted(self._latencies_us)
+        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] if ordered else 0
+
+    def rows_per_second(self) -> int:
+        """While computing, over the last answers; 0 before the first."""
+        with self._lock:
+            rows = sum(each for each, _ in self._work)
+            seconds = sum(each for _, each in self._work)
+        return int(rows / seconds) if seconds > 0 else 0
+
+
+def memory_mb() -> tuple[int, int]:
+    """(total, available) main memory, in MiB."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return found["MemTotal"] // 1024, found["MemAvailable"] // 1024
+    except (OSError, KeyError, ValueError):
+        page = os.sysconf("SC_PAGE_SIZE")
+        total = page * os.sysconf("SC_PHYS_PAGES") // 2**20
+        return total, total

@@ -1,0 +1,147 @@
+"""What a node did, and its signed word for it. Keeps the answered blocks of open requests; at `finish` signs one
+receipt over exactly the answers that were used. The counter outlives the process, so an omitted receipt shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sawyer.errors import RefusedError, RequestConflict, VerificationError
+from sawyer.identity.envelope import sign
+from sawyer.identity.keys import Key
+from sawyer.ids import NetworkId, NodeId, RequestId
+from sawyer.ledger.merkle import leaf_hash, tree_root
+from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, WorkReceipted
+from sawyer.schemas.messages import Finish
+from sawyer.schemas.signed import Signed
+from sawyer.schemas.tensors import block_leaf
+
+MAX_OPEN_REQUESTS: Final = 1024
+MAX_ANSWERS_A_REQUEST: Final = 1_000_000
+MAX_KEPT_RECEIPTS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One answered expert block: digests are SHA-256 of the bytes on the wire."""
+
+    layer: int
+    expert: int
+    rows: int
+    input_digest: bytes
+    output_digest: bytes
+
+    def leaf(self) -> bytes:
+        """The leaf hash of this block in the receipt's tree."""
+        return leaf_hash(block_leaf(self.layer, self.expert, self.rows, self.input_digest, self.output_digest))
+
+
+@dataclass
+class ReceiptLog:
+    """Thread safe. `state` is the file that keeps counter and hash of the last receipt."""
+
+    network: NetworkId
+    node: NodeId
+    key: Key
+    state: Path
+    _open: OrderedDict[tuple[RequestId, str], dict[int, tuple[Block, ...]]] = field(default_factory=OrderedDict)
+    _signed: OrderedDict[RequestId, tuple[Finish, Signed[WorkReceipted]]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._open)
+
+    def note(self, request: RequestId, manifest: str, sequence: int, blocks: tuple[Block, ...]) -> None:
+        """Remember an answer until its request is finished. The oldest request is forgotten beyond the limit."""
+        with self._lock:
+            answers = self._open.setdefault((request, manifest), {})
+            if len(answers) < MAX_ANSWERS_A_REQUEST:
+                answers[sequence] = blocks
+            while len(self._open) > MAX_OPEN_REQUESTS:
+                self._open.popitem(last=False)
+
+    def finish(self, finish: Finish, manifest: str) -> Signed[WorkReceipted] | None:
+        """The receipt over exactly the answers that `finish` names; asked again, the same receipt. If none was used
+        (the request failed), they are forgotten and there is no receipt. Blocks on a file sync. Raises RefusedError
+        for answers this node did not give, RequestConflict for a second, different finish."""
+        request = RequestId(finish.request)
+        with self._lock:
+            earlier = self._signed.get(request)
+            if earlier is not None:
+                if earlier[0] != finish:
+                    raise RequestConflict(f"request {request} was finished already, over other answers")
+                return earlier[1]
+            if not finish.used:
+                self._open.pop((request, manifest), None)
+                return None
+            answers = self._open.get((request, manifest))
+            if answers is None:
+                raise RefusedError(f"this node holds no answers of request {request}")
+            receipt = self._sign(finish, manifest, list(_used(answers, finish)))
+            self._open.pop((request, manifest))
+            self._signed[request] = (finish, receipt)
+            while len(self._signed) > MAX_KEPT_RECEIPTS:
+                self._signed.popitem(last=False)
+            return receipt
+
+    def _sign(self, finish: Finish, manifest: str, blocks: list[Block]) -> Signed[WorkReceipted]:
+        counter, previous = self._read_state()
+        rows: Counter[tuple[int, int]] = Counter()
+        for block in blocks:
+            rows[block.layer, block.expert] += block.rows
+        body = WorkReceipted(
+            network=self.network,
+            node=self.node,
+            request=finish.request,
+            model=finish.model,
+            manifest=manifest,
+            rows=sum(rows.values()),
+            blocks=len(blocks),
+            experts=tuple((layer, expert, count) for (layer, expert), count in sorted(rows.items())),
+            root=tree_root([block.leaf() for block in blocks]).hex(),
+            counter=counter + 1,
+            previous=previous,
+        )
+        receipt = sign(body, RECEIPT_KIND, self.node, self.key)
+        self._write_state(counter + 1, hashlib.sha256(receipt.canonical()).hexdigest())
+        return receipt
+
+    def _read_state(self) -> tuple[int, str]:
+        try:
+            saved = json.loads(self.state.read_text(encoding="utf-8"))
+            return int(saved["counter"]), str(saved["last"])
+        except FileNotFoundError:
+            return 0, NO_HASH
+        except (ValueError, KeyError, TypeError) as error:
+            raise VerificationError(
+                f"{self.state} does not hold this node's receipt counter: {error}",
+                hint="Restore the file; a counter that starts again is refused by the ledger.",
+            ) from error
+
+    def _write_state(self, counter: int, last: str) -> None:
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.state.with_suffix(".draft")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({"counter": counter, "last": last}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.state)
+
+
+def _used(answers: dict[int, tuple[Block, ...]], finish: Finish) -> Iterator[Block]:
+    """The blocks of the used answers, in order of sequence, then expert."""
+    for start, end in finish.used:
+        if end < start or end - start > MAX_ANSWERS_A_REQUEST:
+            raise RefusedError(f"{start} to {end} is not a run of sequence numbers")
+        for sequence in range(start, end + 1):
+            if sequence not in answers:
+                raise RefusedError(f"this node gave no answer {sequence} of request {finish.request}")
+            yield from answers[sequence]

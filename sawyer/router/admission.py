@@ -1,0 +1,94 @@
+"""May this request run? Everything is checked before a token is held. Pure but for the signature check's CPU time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sawyer.economy.pricing import price_tokens, sheet_hash
+from sawyer.engine.tokenizer import Tokenizer
+from sawyer.errors import (
+    BudgetTooSmall,
+    MalformedMessage,
+    NotAuthorised,
+    PromptEmpty,
+    PromptTooLong,
+    RefusedError,
+    UnknownModel,
+)
+from sawyer.identity.envelope import check_signed
+from sawyer.schemas.events import REQUEST_KIND, PricingPublished, TokensReserved
+from sawyer.schemas.messages import InferRequest, NetworkReply
+from sawyer.schemas.models import ModelLayout
+
+HOLD_MS: Final = 10 * 60 * 1000
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The prompt's token ids, how many of them are billed (special tokens are free), and the reservation to ask for."""
+
+    ids: list[int]
+    input_tokens: int
+    reservation: TokensReserved
+
+
+def check_order(request: InferRequest, network: NetworkReply, model: str, now_ms: int) -> None:
+    """Raises the typed refusal of an order that is not whole: wrong network or model, expired, altered, unsigned."""
+    order = request.order.body
+    if order.network != network.network:
+        raise NotAuthorised(f"the order is for network {order.network}, this is {network.network}")
+    if order.model != model:
+        raise UnknownModel(f"this router serves {model}, not {order.model}")
+    if order.expires_ms <= now_ms:
+        raise RefusedError(
+            "the order has expired", hint="Check the clock of the client's machine, then send a new one."
+        )
+    if order.max_tokens != request.params.max_tokens or order.content != request.params.commitment(request.salt):
+        raise MalformedMessage("the parameters are not the ones that the order commits to")
+    if request.order.signature.by != order.account:
+        raise NotAuthorised(f"the order names account {order.account}, and is signed by {request.order.signature.by}")
+    check_signed(request.order, REQUEST_KIND)
+
+
+def admit(
+    request: InferRequest, network: NetworkReply, tokenizer: Tokenizer, layout: ModelLayout, now_ms: int
+) -> Admitted:
+    """Tokenize and price. Raises PromptEmpty, PromptTooLong, RefusedError (another price sheet), BudgetTooSmall (over
+    the order's own ceiling)."""
+    params, order = request.params, request.order.body
+    if not params.prompt:
+        raise PromptEmpty("the prompt is empty")
+    ids = tokenizer.encode(params.prompt)
+    if len(ids) + params.max_tokens > layout.context:
+        raise PromptTooLong(
+            f"{len(ids)} prompt tokens and {params.max_tokens} new ones are over the context of {layout.context}",
+            details={"prompt_tokens": str(len(ids)), "context": str(layout.context)},
+        )
+    sheet = _sheet(network)
+    if order.price_sheet != sheet_hash(sheet):
+        raise RefusedError(
+            f"the order names another price sheet than {sheet.sheet}, which is in force",
+            hint="Ask for the network's prices again and send a new order.",
+        )
+    input_tokens = max(1, sum(each not in tokenizer.special for each in ids))
+    tokens = price_tokens(sheet, order.model, input_tokens, params.max_tokens)
+    if tokens > order.token_ceiling:
+        raise BudgetTooSmall(
+            f"this request may cost {tokens} tokens, the order's ceiling is {order.token_ceiling}",
+            hint="Raise the ceiling or ask for fewer tokens.",
+        )
+    reservation = TokensReserved(
+        network=order.network,
+        request=request.order,
+        input_tokens=input_tokens,
+        tokens=tokens,
+        expires_ms=now_ms + HOLD_MS,
+    )
+    return Admitted(ids, input_tokens, reservation)
+
+
+def _sheet(network: NetworkReply) -> PricingPublished:
+    if network.pricing is None:
+        raise RefusedError("the network has published no prices", hint="The operator must publish a price sheet first.")
+    return network.pricing

@@ -1,0 +1,102 @@
+"""What the router knows of its network: prices, models and members from the bookkeeper, heartbeats from nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from sawyer.bus.calls import ask
+from sawyer.bus.protocol import Bus, Message, Subscription
+from sawyer.errors import BadSignature, NotCanonical, SawyerError, UnknownModel, WrongManifest
+from sawyer.identity.envelope import check_signed
+from sawyer.ids import ModelId, NodeId
+from sawyer.router.placement import Placement
+from sawyer.schemas import subjects
+from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, MembersReply, NetworkReply
+from sawyer.schemas.signed import Signed
+
+HEARTBEAT_LIMIT: Final = 1024
+MEMBERS_EVERY_S: Final = 0.05
+"""Heartbeats of strangers make the router ask for members, at most this often."""
+
+log = logging.getLogger(__name__)
+
+
+class Directory:
+    """Keeps a Placement up to date for one model. `changed` is set whenever a heartbeat was taken in."""
+
+    def __init__(self, bus: Bus, model: ModelId, manifest: str) -> None:
+        self._bus = bus
+        self._model = model
+        self._manifest = manifest
+        self._beats: asyncio.Queue[Message] = asyncio.Queue(HEARTBEAT_LIMIT)
+        self._subscription: Subscription | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._asked_s = float("-inf")
+        self.placement = Placement(manifest)
+        self.network: NetworkReply | None = None
+        self.changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Raises UnknownModel or WrongManifest unless the network publishes exactly the weights of this router."""
+        network = await self.refresh()
+        published = {each.model: each.manifest for each in network.models}
+        if self._model not in published:
+            raise UnknownModel(f"the network publishes no model {self._model}")
+        if published[self._model] != self._manifest:
+            raise WrongManifest(
+                f"the network publishes {self._model} as {published[self._model][:16]}, here is {self._manifest[:16]}"
+            )
+        self._worker = asyncio.create_task(self._work())
+        self._subscription = await self._bus.subscribe(subjects.all_heartbeats(), self._enqueue)
+
+    async def stop(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+        if self._worker is not None:
+            self._worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._worker
+
+    async def refresh(self) -> NetworkReply:
+        """Ask for the network's prices and models now."""
+        self.network = await ask(self._bus, "network", NetworkReply)
+        return self.network
+
+    def _enqueue(self, message: Message) -> None:
+        with contextlib.suppress(asyncio.QueueFull):  # the next beat comes in a second
+            self._beats.put_nowait(message)
+
+    async def _work(self) -> None:
+        while True:
+            message = await self._beats.get()
+            try:
+                await self._take(message)
+            except SawyerError as error:
+                log.warning("heartbeat on %s dropped: %s", message.subject, error)
+
+    async def _take(self, message: Message) -> None:
+        signed = Signed[Heartbeat].parse(message.data)
+        beat = signed.body
+        node = NodeId(beat.node)
+        if message.subject != subjects.heartbeat(node):
+            raise NotCanonical(f"a heartbeat of {node} on another node's subject")
+        if node not in self.placement.nodes:
+            await self._ask_members()
+        state = self.placement.nodes.get(node)
+        if state is None:
+            return
+        if signed.signature.key_id != state.key:
+            raise BadSignature(f"a heartbeat of {node} by a key that is not its own")
+        check_signed(signed, HEARTBEAT_KIND)
+        self.placement.beat(beat, asyncio.get_running_loop().time())
+        self.changed.set()
+
+    async def _ask_members(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._asked_s + MEMBERS_EVERY_S - loop.time()))
+        self._asked_s = loop.time()
+        for registered in (await ask(self._bus, "members", MembersReply)).nodes:
+            self.placement.member(registered)

@@ -1,0 +1,292 @@
+"""One MoE layer over the network: group rows by expert, one message a node, gather, fall back to a replica of the SAME
+expert. Every block comes from its own expert or the layer fails with an error that names the experts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sawyer.bus.gather import Arrival, Call, Gatherer
+from sawyer.errors import ExpertUnavailable, MalformedMessage
+from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.router.metering import Meter, leaf_of
+from sawyer.router.placement import Placement
+from sawyer.schemas import subjects, tensors
+from sawyer.schemas.messages import LayerCall, Takeover
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Rows
+
+LAYER_TIMEOUT_S: Final = 15.0
+F16_MAX: Final = float(np.finfo(np.float16).max)
+
+Block = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertRows:
+    """One expert's work in a layer: the rows [n] (indices into the layer's hidden states) that go through it."""
+
+    expert: int
+    rows: NDArray[np.uint32]
+
+
+@dataclass
+class RequestScope:
+    """What one request carries through all its layers: meter, sequence numbers a node, takeovers."""
+
+    request: RequestId
+    meter: Meter
+    asked: set[NodeId] = field(default_factory=set)
+    sequences: Counter[NodeId] = field(default_factory=Counter)
+    takeovers: dict[tuple[NodeId, NodeId], Takeover] = field(default_factory=dict)
+    step: int = 0
+
+
+@dataclass
+class _Unit:
+    """Rows of one expert that travel together. `part` of the expert's rows, from `start`."""
+
+    work: int
+    expert: int
+    rows: NDArray[np.uint32]
+    start: int
+    lost: dict[NodeId, str] = field(default_factory=dict)
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One message to one node."""
+
+    node: NodeId
+    units: list[_Unit]
+    message: ActivationRequest
+    sent_s: float
+
+
+class Dispatcher:
+    """Calls experts of one model. `wide` sends and asks for float32 rows (parity), otherwise float16."""
+
+    def __init__(
+        self, gatherer: Gatherer, placement: Placement, model: ModelId, manifest: str, *, wide: bool = False
+    ) -> None:
+        self._gatherer = gatherer
+        self.placement = placement
+        self.model = model
+        self.manifest = manifest
+        self.prefix = bytes.fromhex(manifest)[: tensors.MANIFEST_PREFIX_BYTES]
+        self._wide = wide
+
+    async def layer(
+        self, scope: RequestScope, layer: int, hidden: Block, work: Sequence[ExpertRows]
+    ) -> tuple[list[Block], list[LayerCall]]:
+        """The output block [n, H] float32 of each piece of work, in its order, and what was called.
+
+        hidden: [T, H] float32. Raises ExpertUnavailable naming every expert that no replica answered for."""
+        wire = self._to_wire(hidden)
+        with self._gatherer.call() as call:
+            run = _LayerRun(self, scope, layer, wire, work, call)
+            await run.finish()
+        return run.blocks, run.calls
+
+    def _to_wire(self, hidden: Block) -> Rows:
+        if self._wide or float(np.abs(hidden).max()) > F16_MAX:
+            return hidden
+        return hidden.astype(np.float16)
+
+
+class _LayerRun:
+    """The state of one layer while it is out on the network."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        scope: RequestScope,
+        layer: int,
+        wire: Rows,
+        work: Sequence[ExpertRows],
+        call: Call,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._placement = dispatcher.placement
+        self._scope = scope
+        self._layer = layer
+        self._wire = wire
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._tags = itertools.count(1)
+        self._parts: dict[int, _Part] = {}
+        self._deadlines: dict[int, float] = {}
+        self.blocks: list[Block] = [np.empty((len(each.rows), wire.shape[1]), np.float32) for each in work]
+        self.calls: list[LayerCall] = []
+        self._units = list(_units(work, _rows_a_message(wire)))
+
+    async def finish(self) -> None:
+        """Send, gather, fall back, until every unit is answered."""
+        await self._send(self._units)
+        last_s = self._loop.time() + LAYER_TIMEOUT_S
+        while not all(unit.done for unit in self._units):
+            now_s = self._loop.time()
+            if now_s >= last_s:
+                self._give_up(f"no answer within {LAYER_TIMEOUT_S:g} s")
+            waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [last_s])
+            arrivals = await self._call.wait(max(0.0, waiting - now_s))
+            again = [unit for arrival in arrivals for unit in self._take(arrival)]
+            again += self._overdue(self._loop.time())
+            await self._send([unit for unit in again if not unit.done])
+
+    async def _send(self, units: list[_Unit]) -> None:
+        """One message a node, in parts that fit. A unit without a candidate waits for an answer that is still out."""
+        chosen: dict[NodeId, list[_Unit]] = defaultdict(list)
+        for unit in units:
+            node = self._placement.choose(self._layer, unit.expert, frozenset(unit.lost), self._loop.time())
+            if node is not None:
+                chosen[node].append(unit)
+            elif not self._still_out(unit):
+                self._give_up("no other replica is left")
+        for node in sorted(chosen):
+            for batch in _batches(chosen[node], _rows_a_message(self._wire)):
+                await self._send_part(node, batch)
+
+    async def _send_part(self, node: NodeId, units: list[_Unit]) -> None:
+        scope, now_s, tag = self._scope, self._loop.time(), next(self._tags)
+        scope.sequences[node] += 1
+        scope.asked.add(node)
+        needed = np.unique(np.concatenate([unit.rows for unit in units]))
+        deadline_s = self._placement.nodes[node].deadline_s(sum(len(unit.rows) for unit in units))
+        message = ActivationRequest(
+            request=scope.request,
+            sequence=scope.sequences[node],
+            manifest=self._dispatcher.prefix,
+            layer=self._layer,
+            rows=self._wire if len(needed) == len(self._wire) else self._wire[needed],
+            work=tuple((unit.expert, np.searchsorted(needed, unit.rows).astype(np.uint32)) for unit in units),
+            deadline_ms=int(LAYER_TIMEOUT_S * 1000),
+            reply_f32=self._wire.dtype == np.float32,
+        )
+        self._parts[tag] = _Part(node, units, message, now_s)
+        self._deadlines[tag] = now_s + deadline_s
+        subject = subjects.expert(node, self._dispatcher.model, self._layer, units[0].expert)
+        await self._call.send(tag, subject, tensors.encode_request(message))
+
+    def _take(self, arrival: Arrival) -> list[_Unit]:
+        """Use an answer; returns the units that need another replica because this was none."""
+        part = self._parts[arrival.tag]
+        if arrival.loss is not None:
+            return self._lose(part, arrival.loss.value, gone=True)
+        try:
+            answer = tensors.decode_answer(arrival.data)
+            if isinstance(answer, ActivationError):
+                return self._lose(part, answer.error.code, gone=False)
+            _check_answer(answer, part.message)
+        except MalformedMessage:
+            return self._lose(part, "malformed", gone=False)
+        if not any(unit.done for unit in part.units):
+            self._use(part, answer, arrival.at_s)
+        return []
+
+    def _use(self, part: _Part, answer: ActivationReply, at_s: float) -> None:
+        leaves = []
+        for unit, (_, indices), (_, block) in zip(part.units, part.message.work, answer.blocks, strict=True):
+            self.blocks[unit.work][unit.start : unit.start + len(block)] = block
+            leaves.append(leaf_of(self._layer, unit.expert, part.message.rows[indices], block))
+            unit.done = True
+            for lost, reason in unit.lost.items():
+                self._note_takeover(lost, part.node, reason)
+        rows = sum(len(block) for _, block in answer.blocks)
+        round_trip_us = (at_s - part.sent_s) * 1e6
+        self._scope.meter.used(part.node, part.message.sequence, tuple(leaves), rows)
+        self._placement.nodes[part.node].answered(round_trip_us)
+        self.calls.append(
+            LayerCall(
+                node=part.node,
+                experts=tuple(unit.expert for unit in part.units),
+                rows=rows,
+                round_trip_us=int(round_trip_us),
+                compute_us=answer.compute_us,
+            )
+        )
+
+    def _lose(self, part: _Part, reason: str, *, gone: bool) -> list[_Unit]:
+        self._placement.nodes[part.node].failed(self._loop.time(), gone=gone)
+        waiting = [unit for unit in part.units if not unit.done]
+        for unit in waiting:
+            unit.lost[part.node] = reason
+        return waiting
+
+    def _overdue(self, now_s: float) -> list[_Unit]:
+        """Units whose message is past its deadline: asked of another replica, while a late answer still counts."""
+        late: list[_Unit] = []
+        for tag, at in list(self._deadlines.items()):
+            if tag in self._call.outstanding and now_s >= at:
+                del self._deadlines[tag]
+                late += self._lose(self._parts[tag], "deadline", gone=False)
+        return late
+
+    def _still_out(self, unit: _Unit) -> bool:
+        return any(unit in self._parts[tag].units for tag in self._call.outstanding)
+
+    def _note_takeover(self, lost: NodeId, by: NodeId, reason: str) -> None:
+        if lost != by:
+            self._scope.takeovers.setdefault(
+                (lost, by),
+                Takeover(lost=lost, by=by, reason=_slug(reason), step=self._scope.step, layer=self._layer),
+            )
+
+    def _give_up(self, why: str) -> None:
+        missing = sorted({unit.expert for unit in self._units if not unit.done})
+        tried = {node: reason for unit in self._units if not unit.done for node, reason in unit.lost.items()}
+        named = ", ".join(str(expert) for expert in missing)
+        asked = "; ".join(f"{node}: {reason}" for node, reason in sorted(tried.items())) or "no node serves them"
+        raise ExpertUnavailable(
+            f"layer {self._layer}: no answer for expert {named} ({asked}; {why})",
+            experts=tuple((self._layer, expert) for expert in missing),
+        )
+
+
+def _units(work: Sequence[ExpertRows], most: int) -> list[_Unit]:
+    return [
+        _Unit(at, each.expert, each.rows[start : start + most], start)
+        for at, each in enumerate(work)
+        for start in range(0, len(each.rows), most)
+    ]
+
+
+def _batches(units: list[_Unit], most: int) -> list[list[_Unit]]:
+    """Units of distinct experts, in ascending order, at most so many rows together."""
+    made: list[list[_Unit]] = []
+    rows = 0
+    for unit in sorted(units, key=lambda each: (each.expert, each.start)):
+        fits = made and rows + len(unit.rows) <= most and made[-1][-1].expert != unit.expert
+        if not fits:
+            made.append([])
+            rows = 0
+        made[-1].append(unit)
+        rows += len(unit.rows)
+    return made
+
+
+def _rows_a_message(wire: Rows) -> int:
+    return tensors.split_limit_rows(wire.shape[1], Dtype.F32 if wire.dtype == np.float32 else Dtype.F16)
+
+
+def _check_answer(answer: ActivationReply, asked: ActivationRequest) -> None:
+    """Raises MalformedMessage unless this answers exactly what was asked, in numbers."""
+    same = (answer.request, answer.sequence, answer.manifest, answer.layer)
+    if same != (asked.request, asked.sequence, asked.manifest, asked.layer):
+        raise MalformedMessage("the answer belongs to another message")
+    shapes = [(expert, block.shape) for expert, block in answer.blocks]
+    if shapes != [(expert, (len(indices), asked.rows.shape[1])) for expert, indices in asked.work]:
+        raise MalformedMessage("the answer has other experts or shapes than asked for")
+    if not all(np.isfinite(block).all() for _, block in answer.blocks):
+        raise MalformedMessage("the answer holds NaN or infinity")
+
+
+def _slug(reason: str) -> str:
+    return reason.replace(" ", "-")

@@ -1,0 +1,86 @@
+"""What one request used of each node: counted as answers are used, checked against the nodes' receipts. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sawyer.errors import VerificationError
+from sawyer.identity.envelope import check_signed
+from sawyer.ids import NodeId
+from sawyer.ledger.merkle import leaf_hash, tree_root
+from sawyer.schemas.events import RECEIPT_KIND, NodeRows, WorkReceipted
+from sawyer.schemas.messages import Finish
+from sawyer.schemas.signed import Signed
+from sawyer.schemas.tensors import Rows, block_leaf
+
+
+@dataclass
+class NodeMeter:
+    """One node's used answers: sequence number -> leaf hashes of its blocks, in expert order."""
+
+    rows: int = 0
+    answers: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
+
+    def root(self) -> str:
+        """The Merkle root (hex) that an honest receipt over these answers holds."""
+        return tree_root([leaf for sequence in sorted(self.answers) for leaf in self.answers[sequence]]).hex()
+
+
+@dataclass
+class Meter:
+    """One request's use of all nodes."""
+
+    request: str
+    model: str
+    nodes: dict[NodeId, NodeMeter] = field(default_factory=dict)
+
+    def used(self, node: NodeId, sequence: int, leaves: tuple[bytes, ...], rows: int) -> None:
+        """An answer went into the result."""
+        meter = self.nodes.setdefault(node, NodeMeter())
+        meter.answers[sequence] = leaves
+        meter.rows += rows
+
+    def finish(self, node: NodeId) -> Finish:
+        """What to tell a node at the end: the answers that were used (none, for a node that was only asked)."""
+        meter = self.nodes.get(node, NodeMeter())
+        return Finish(request=self.request, model=self.model, used=tuple(runs(sorted(meter.answers))))
+
+    def check(self, receipt: Signed[WorkReceipted], node: NodeId, key: str, manifest: str) -> None:
+        """Raises VerificationError unless this is the node's word for exactly what we used."""
+        meter, body = self.nodes[node], receipt.body
+        if receipt.signature.key_id != key:
+            raise VerificationError(f"receipt of {node} is signed by {receipt.signature.key_id}, expected {key}")
+        check_signed(receipt, RECEIPT_KIND)
+        expected = (node, self.request, self.model, manifest, meter.rows, meter.root())
+        got = (body.node, body.request, body.model, body.manifest, body.rows, body.root)
+        if got != expected:
+            raise VerificationError(f"receipt of {node} does not match what was used: expected {expected}, got {got}")
+
+    def unreceipted(self, receipted: Iterable[NodeId]) -> tuple[NodeRows, ...]:
+        """Rows that were used and have no valid receipt."""
+        missing = sorted(set(self.nodes) - set(receipted))
+        return tuple(NodeRows(node=node, rows=self.nodes[node].rows) for node in missing)
+
+
+def leaf_of(layer: int, expert: int, inputs: Rows, output: Rows) -> bytes:
+    """The receipt leaf of one expert block, from its rows as they stood on the wire."""
+    return leaf_hash(block_leaf(layer, expert, len(output), _sha256(inputs), _sha256(output)))
+
+
+def runs(ascending: list[int]) -> list[tuple[int, int]]:
+    """[1, 2, 3, 7] -> [(1, 3), (7, 7)]."""
+    made: list[tuple[int, int]] = []
+    for number in ascending:
+        if made and made[-1][1] == number - 1:
+            made[-1] = (made[-1][0], number)
+        else:
+            made.append((number, number))
+    return made
+
+
+def _sha256(rows: Rows) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(rows).data).digest()

@@ -1,0 +1,129 @@
+"""Which replica answers for an expert: what nodes say they host, and what the router measured of them. No IO; the
+caller passes loop time in seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from sawyer.ids import HostId, NodeId
+from sawyer.schemas.events import NodeRegistered
+from sawyer.schemas.messages import Heartbeat
+
+FRESH_S: Final = 3.5
+"""A node whose last heartbeat is older is not chosen while another is left."""
+REPLICA_FACTOR: Final = 2.0
+"""A replica is preferred over the first choice only when it is this much faster."""
+UNMEASURED_US: Final = 2000.0
+EWMA_WEIGHT: Final = 0.2
+WINDOW: Final = 64
+FIRST_BACKOFF_S: Final = 1.0
+MAX_BACKOFF_S: Final = 30.0
+DEADLINE_FLOOR_S: Final = 0.25
+DEADLINE_UNMEASURED_S: Final = 2.0
+DEADLINE_MOST_S: Final = 5.0
+DEADLINE_FACTOR: Final = 6.0
+ROWS_A_DEADLINE: Final = 64
+
+
+@dataclass
+class NodeState:
+    """One node as this router sees it. Latencies are round trips of whole messages, in microseconds."""
+
+    node: NodeId
+    host: HostId
+    key: str
+    manifest: str = ""
+    first: frozenset[tuple[int, int]] = frozenset()
+    replica: frozenset[tuple[int, int]] = frozenset()
+    last_beat_s: float = 0.0
+    last_beat: int = 0
+    last_at_ms: int = 0
+    draining: bool = False
+    latency_us: float = UNMEASURED_US
+    failures: int = 0
+    avoid_until_s: float = 0.0
+    gone: bool = False
+    _window: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def answered(self, round_trip_us: float) -> None:
+        """A good answer: measured, and trusted again."""
+        if self._window:
+            self.latency_us += EWMA_WEIGHT * (round_trip_us - self.latency_us)
+        else:
+            self.latency_us = round_trip_us
+        self._window.append(round_trip_us)
+        self.failures = 0
+        self.avoid_until_s = 0.0
+
+    def failed(self, now_s: float, *, gone: bool) -> None:
+        """No answer, a late or a wrong one: avoided for a while that doubles. `gone`: nobody listens there; back with
+        its next heartbeat."""
+        self.failures += 1
+        self.gone = self.gone or gone
+        self.avoid_until_s = now_s + min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (self.failures - 1))
+
+    def score(self, pair: tuple[int, int]) -> float:
+        """Expected round trip, weighted against replicas."""
+        return self.latency_us if pair in self.first else self.latency_us * REPLICA_FACTOR
+
+    def deadline_s(self, rows: int) -> float:
+        """How long to wait for an answer to so many rows before another replica is asked."""
+        if not self._window:
+            return DEADLINE_UNMEASURED_S
+        usual_s = sorted(self._window)[int(0.95 * (len(self._window) - 1))] / 1e6
+        scaled = max(DEADLINE_FLOOR_S, DEADLINE_FACTOR * usual_s) * (1 + rows / ROWS_A_DEADLINE)
+        return min(DEADLINE_MOST_S, scaled)
+
+
+class Placement:
+    """The nodes that serve one model (by manifest digest), and the choice among them."""
+
+    def __init__(self, manifest: str) -> None:
+        self._manifest = manifest
+        self.nodes: dict[NodeId, NodeState] = {}
+
+    def member(self, registered: NodeRegistered) -> None:
+        """A node that the book knows; its heartbeats count from now on."""
+        node = NodeId(registered.node)
+        self.nodes.setdefault(node, NodeState(node, HostId(registered.host), registered.key))
+
+    def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
+        """What a member says of itself. The signature is the caller's business; an older or repeated beat changes
+        nothing."""
+        state = self.nodes[NodeId(heartbeat.node)]
+        if (heartbeat.at_ms, heartbeat.beat) <= (state.last_at_ms, state.last_beat):
+            return
+        state.last_at_ms, state.last_beat, state.last_beat_s = heartbeat.at_ms, heartbeat.beat, now_s
+        state.draining, state.gone = heartbeat.draining, False
+        first: set[tuple[int, int]] = set()
+        replica: set[tuple[int, int]] = set()
+        for model in heartbeat.models:
+            if model.manifest == self._manifest:
+                for each in model.layers:
+                    first.update((each.layer, expert) for expert in each.first)
+                    replica.update((each.layer, expert) for expert in each.replica)
+        state.first, state.replica = frozenset(first), frozenset(replica)
+
+    def choose(self, layer: int, expert: int, tried: frozenset[NodeId], now_s: float) -> NodeId | None:
+        """The best replica that was not tried yet: healthy before avoided, first choice before others unless another
+        is much faster. None if there is none."""
+        pair = (layer, expert)
+        candidates = [
+            (now_s < state.avoid_until_s or now_s - state.last_beat_s > FRESH_S, state.score(pair), state.node)
+            for state in self.nodes.values()
+            if (pair in state.first or pair in state.replica)
+            and not state.draining
+            and not state.gone
+            and state.node not in tried
+        ]
+        return min(candidates)[2] if candidates else None
+
+    def missing(self, layers: tuple[int, ...], experts: int) -> list[tuple[int, int]]:
+        """The (layer, expert) pairs that no node serves now."""
+        served: set[tuple[int, int]] = set()
+        for state in self.nodes.values():
+            if not state.draining and not state.gone:
+                served |= state.first | state.replica
+        return [(layer, expert) for layer in layers for expert in range(experts) if (layer, expert) not in served]

@@ -1,0 +1,49 @@
+"""Makes the JSON Schema files in schemas/json/ from the models. A test fails when the two differ.
+
+python -m sawyer.schemas.generate
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sawyer.schemas import events, messages, models
+from sawyer.schemas.base import Strict
+
+FOLDER = Path(__file__).resolve().parent / "json"
+
+
+def documents() -> dict[str, str]:
+    """File name -> the JSON Schema text it must hold."""
+    return {name: _render(model) for name, model in _published().items()}
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Make the folder hold exactly these documents."""
+    folder.mkdir(exist_ok=True)
+    wanted = documents()
+    for path in folder.glob("*.json"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _published() -> dict[str, type[Strict]]:
+    found: dict[str, type[Strict]] = {f"event.{kind}.json": body for kind, body in events.KINDS.items()}
+    found[f"statement.{events.REQUEST_KIND}.json"] = events.InferenceRequested
+    found[f"statement.{events.RECEIPT_KIND}.json"] = events.WorkReceipted
+    found["entry.json"] = events.EntryFrame
+    found["decided.json"] = events.Decided
+    found["manifest.json"] = models.Manifest
+    found |= {f"message.{message.__name__}.json": message for message in messages.MESSAGES}
+    return found
+
+
+def _render(model: type[Strict]) -> str:
+    return json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,306 @@
+"""Every JSON message on the bus. Activations are binary and live in tensors.py; facts live in events.py.
+
+No floats: temperatures and probabilities travel as per mille integers, so that one content has one encoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints
+
+from sawyer.errors import SawyerError, from_code
+from sawyer.schemas.base import Count, Hex32, Network, Positive, PublicKey, Sha256, Slug, Strict, Text, TimeMs
+from sawyer.schemas.events import (
+    Decided,
+    InferenceRequested,
+    ModelPublished,
+    NodeRegistered,
+    PricingPublished,
+    VerifierKey,
+    WorkReceipted,
+)
+from sawyer.schemas.signed import Kind, Signature, Signed
+
+MAX_PROMPT_CHARS: Final = 1_000_000
+MAX_STREAM_MESSAGES: Final = 1_000_000
+
+
+class ErrorBody(Strict):
+    """A typed error on its way to another process."""
+
+    code: Slug
+    message: Text
+    hint: Text = ""
+    details: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: SawyerError) -> ErrorBody:
+        return cls(code=error.code, message=error.message[:4096], hint=error.hint[:4096], details=error.details)
+
+    def to_error(self) -> SawyerError:
+        return from_code(self.code, self.message, self.hint, dict(self.details))
+
+
+# --- generation -------------------------------------------------------------------------------------------------------
+
+
+class GenerateParams(Strict):
+    """What to generate. temperature_milli 0 is greedy; top_k 0 and top_p_milli 1000 mean no limit."""
+
+    prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+    max_tokens: Positive
+    temperature_milli: Annotated[int, Field(ge=0, le=100_000)] = 0
+    top_k: Count = 0
+    top_p_milli: Annotated[int, Field(ge=1, le=1000)] = 1000
+    seed: Count = 0
+
+    def commitment(self, salt: str) -> str:
+        """SHA-256 over 32 secret random bytes (64 hex characters) and the canonical parameters: what the client signs,
+        so that the book proves the order without holding the prompt."""
+        return hashlib.sha256(bytes.fromhex(salt) + self.canonical()).hexdigest()
+
+
+class InferRequest(Strict):
+    """Client -> router. `salt` opens the commitment in the signed order. `trace` asks for one event a layer."""
+
+    order: Signed[InferenceRequested]
+    params: GenerateParams
+    salt: Sha256
+    trace: bool = False
+
+
+class NodeUse(Strict):
+    """What one node did for one request. `receipted`: its signed receipt is in the book, over what we received."""
+
+    node: Slug
+    host: Slug
+    rows: Count
+    receipted: bool
+
+
+class Takeover(Strict):
+    """Experts of `lost` were answered by `by` instead, first in this layer of this step."""
+
+    lost: Slug
+    by: Slug
+    reason: Slug
+    step: Count
+    layer: Count
+
+
+class Usage(Strict):
+    """The bill. `entry` is the seq of the entry in the book; `wall_us` covers prefill to the last token."""
+
+    input_tokens: Count
+    output_tokens: Count
+    billed_tokens: Count
+    entry: Positive
+    nodes: tuple[NodeUse, ...]
+    takeovers: tuple[Takeover, ...]
+    prefill_us: Count
+    decode_us: Count
+
+
+class LayerCall(Strict):
+    """One message of one layer: which node answered for which experts, how many rows, how long it took from send to
+    reply, and how much of that the node computed."""
+
+    node: Slug
+    experts: tuple[Count, ...]
+    rows: Count
+    round_trip_us: Count
+    compute_us: Count
+
+
+class Accepted(Strict):
+    """Tokens are held, work begins. `repeated`: this id was sent before, and what follows is the answer it has."""
+
+    event: Literal["accepted"] = "accepted"
+    n: Count
+    router: Slug
+    input_tokens: Count
+    held_tokens: Count
+    repeated: bool = False
+
+
+class Delta(Strict):
+    """New text. `ids` are the token ids sampled since the last delta (text may wait for a whole UTF-8 character)."""
+
+    event: Literal["delta"] = "delta"
+    n: Count
+    text: str
+    ids: tuple[Count, ...]
+
+
+class Trace(Strict):
+    event: Literal["trace"] = "trace"
+    n: Count
+    step: Count
+    layer: Count
+    calls: tuple[LayerCall, ...]
+
+
+class Done(Strict):
+    event: Literal["done"] = "done"
+    n: Count
+    finish: Literal["stop", "length", "cancelled"]
+    usage: Usage
+
+
+class Failed(Strict):
+    event: Literal["failed"] = "failed"
+    n: Count
+    error: ErrorBody
+
+
+InferEvent = Annotated[Accepted | Delta | Trace | Done | Failed, Field(discriminator="event")]
+
+
+class InferMessage(Strict):
+    """Router -> client. `n` counts the messages of one stream from 0: a gap means one was lost."""
+
+    e: InferEvent
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+class Finish(Strict):
+    """Router -> node. `used` are inclusive runs of this node's sequence numbers whose answers were used."""
+
+    request: Hex32
+    model: Slug
+    used: Annotated[tuple[tuple[Positive, Positive], ...], Field(max_length=65_536)]
+
+
+class FinishReply(Strict):
+    receipt: Signed[WorkReceipted] | None = None
+    error: ErrorBody | None = None
+
+
+class HostedLayer(Strict):
+    """Experts of one layer that a node serves: `first` as first choice, `replica` as second."""
+
+    layer: Count
+    first: tuple[Count, ...]
+    replica: tuple[Count, ...]
+
+
+class HostedModel(Strict):
+    model: Slug
+    manifest: Sha256
+    format: Slug
+    layers: tuple[HostedLayer, ...]
+
+
+class Heartbeat(Strict):
+    """What a node says of itself, once a second. `provider` is the ONNX Runtime provider that its sessions really run
+    on. Latencies are measured over the last answers, from arrival to reply."""
+
+    network: Network
+    node: Slug
+    at_ms: TimeMs
+    beat: Positive
+    version: Text
+    provider: Text
+    device: Text
+    threads: Positive
+    memory_total_mb: Count
+    memory_free_mb: Count
+    models: tuple[HostedModel, ...]
+    draining: bool
+    queue: Count
+    answers: Count
+    refused: Count
+    rows: Count
+    latency_p50_us: Count
+    latency_p95_us: Count
+    rows_per_second: Count
+
+
+HEARTBEAT_KIND: Final = "node.beat.v1"
+
+
+# --- the book ---------------------------------------------------------------------------------------------------------
+
+
+class LedgerCommand(Strict):
+    """A fact that somebody asks the ledger to record: its kind, the signed body, and who signed it."""
+
+    kind: Kind
+    body: dict[str, object]
+    attestations: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=4)]
+
+
+class EntryRef(Strict):
+    """Where a fact stands in the book. `leaf` is its RFC 6962 leaf hash."""
+
+    seq: Positive
+    leaf: Sha256
+    kind: Kind
+    ts_ms: TimeMs
+    decided: Decided
+
+
+class LedgerReply(Strict):
+    """`entry` after the durable commit, or `error`. `repeated`: the entry was already there."""
+
+    entry: EntryRef | None = None
+    repeated: bool = False
+    error: ErrorBody | None = None
+
+
+class BalanceQuery(Strict):
+    account: Slug
+
+
+class BalanceReply(Strict):
+    """Tokens: `available` to reserve now, `held` by running requests, `consumed` ever. `seq`: as of this entry."""
+
+    account: Slug
+    available: Count
+    held: Count
+    consumed: Count
+    granted: Count
+    seq: Count
+
+
+class NetworkReply(Strict):
+    """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models."""
+
+    network: Network
+    ledger_vkey: VerifierKey
+    operator: PublicKey
+    mode: Literal["test", "live"]
+    models: tuple[ModelPublished, ...]
+    pricing: PricingPublished | None = None
+    size: Count
+    entries_root: Sha256
+
+
+class MembersReply(Strict):
+    nodes: tuple[NodeRegistered, ...]
+    routers: tuple[tuple[Slug, PublicKey], ...]
+    seq: Count
+
+
+class QueryError(Strict):
+    error: ErrorBody
+
+
+MESSAGES: Final[tuple[type[Strict], ...]] = (
+    InferRequest,
+    InferMessage,
+    Finish,
+    FinishReply,
+    Heartbeat,
+    LedgerCommand,
+    LedgerReply,
+    BalanceQuery,
+    BalanceReply,
+    NetworkReply,
+    MembersReply,
+    QueryError,
+)

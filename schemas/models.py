@@ -1,0 +1,71 @@
+"""The manifest of a split model: its layout, its format, and the SHA-256 of every file."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints
+
+from sawyer.schemas.base import Count, Positive, Sha256, Slug, Strict, Text
+
+Format = Literal["f32", "q4"]
+MANIFEST_FILE: Final = "manifest.json"
+
+FilePath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,3}$")
+]
+"""Relative, forward slashes, no `..`, no hidden names."""
+
+
+class ModelLayout(Strict):
+    """Shapes and constants of a decoder with MoE layers. Real numbers travel as decimal text, so that the canonical
+    JSON holds no floats: `rms_eps` "1e-05", `rope_theta` "10000.0"."""
+
+    family: Slug
+    vocab: Positive
+    hidden: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    ffn: Positive
+    experts: Positive
+    top_k: Positive
+    context: Positive
+    moe_layers: Annotated[tuple[Count, ...], Field(min_length=1)]
+    rms_eps: Text
+    rope_theta: Text
+    eos: tuple[Count, ...]
+    bos: Count | None = None
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one SwiGLU expert: gate, up and down."""
+        return 3 * self.hidden * self.ffn
+
+    @property
+    def rows_per_token(self) -> int:
+        """Expert rows that one token costs on its way through the model."""
+        return len(self.moe_layers) * self.top_k
+
+
+class FileDigest(Strict):
+    path: FilePath
+    size_bytes: Count
+    sha256: Sha256
+
+
+class Manifest(Strict):
+    """What `sawyer models split` made. `config_sha256` is the digest of the checkpoint's config.json."""
+
+    v: Literal[1]
+    model: Slug
+    format: Format
+    layout: ModelLayout
+    config_sha256: Sha256
+    files: Annotated[tuple[FileDigest, ...], Field(min_length=1, max_length=1_000_000)]
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical manifest: names these exact weights."""
+        return hashlib.sha256(self.canonical()).hexdigest()

@@ -1,0 +1,79 @@
+"""The whole bus on one page: every subject, as a typed builder. `ALL` is what documentation and tests read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sawyer.errors import UsageError
+from sawyer.ids import ModelId, NodeId, RequestId, is_slug
+
+PREFIX: Final = "sawyer.v1"
+
+
+def expert(node: NodeId, model: ModelId, layer: int, expert_id: int) -> str:
+    """Router -> one node: activation request to one replica of one expert."""
+    return f"{PREFIX}.expert.{_token(node)}.{_token(model)}.{layer}.{expert_id}"
+
+
+def experts_of(node: NodeId, model: ModelId) -> str:
+    """What a node listens on for one model it serves."""
+    return f"{PREFIX}.expert.{_token(node)}.{_token(model)}.>"
+
+
+def finish(node: NodeId) -> str:
+    """Router -> node: which answers of a request were used; the reply is the signed receipt."""
+    return f"{PREFIX}.node.{_token(node)}.finish"
+
+
+def heartbeat(node: NodeId) -> str:
+    """Node -> routers: signed health, throughput and hosted experts."""
+    return f"{PREFIX}.node.{_token(node)}.heartbeat"
+
+
+def all_heartbeats() -> str:
+    return f"{PREFIX}.node.*.heartbeat"
+
+
+def infer(model: ModelId) -> str:
+    """Client -> routers of a model (queue group): a whole generation; tokens come back on the client's inbox."""
+    return f"{PREFIX}.infer.{_token(model)}"
+
+
+def cancel(request: RequestId) -> str:
+    """Client -> the router that runs this request: stop."""
+    return f"{PREFIX}.cancel.{_token(request)}"
+
+
+def ledger(command: str) -> str:
+    """Router, node, operator or client -> bookkeeper: a signed command; the reply comes after the durable commit."""
+    return f"{PREFIX}.ledger.{_token(command)}"
+
+
+def all_ledger() -> str:
+    return f"{PREFIX}.ledger.*"
+
+
+def query(what: str) -> str:
+    """Anyone allowed -> bookkeeper: a read-only question."""
+    return f"{PREFIX}.query.{_token(what)}"
+
+
+ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
+    ("sawyer.v1.expert.<node>.<model>.<layer>.<expert>", "router", "node", "ActivationRequest -> ActivationReply"),
+    ("sawyer.v1.node.<node>.finish", "router", "node", "Finish -> FinishReply"),
+    ("sawyer.v1.node.<node>.heartbeat", "node", "router", "Signed[Heartbeat]"),
+    ("sawyer.v1.infer.<model>", "client", "router", "InferRequest -> a stream of InferEvent"),
+    ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
+    ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),
+    ("sawyer.v1.query.<what>", "any", "bookkeeper", "network, members, balance, status"),
+)
+"""(pattern, who sends, who listens, what)."""
+
+
+def _token(text: str) -> str:
+    if not is_slug(text):
+        raise UsageError(
+            f"{text!r} cannot stand in a subject",
+            hint="Names are lower-case letters, digits, - and _, at most 63 characters.",
+        )
+    return text

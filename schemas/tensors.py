@@ -1,0 +1,334 @@
+"""Activation messages: bytes in, arrays out. Pure; knows no bus and no engine.
+
+Layout, little-endian, no padding: a fixed header, a table of (expert, row count), row indices (requests only, 32 bits
+each, grouped by expert in table order), then rows of `hidden` values. A request carries each row once and names the
+rows each expert works on; a reply carries one block an expert, in table order. An error reply carries ErrorBody JSON.
+Everything is checked against the message length before an array is made.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from sawyer.errors import MalformedMessage, SawyerError
+from sawyer.ids import RequestId
+from sawyer.schemas.messages import ErrorBody
+
+MAGIC: Final = b"SWYR"
+VERSION: Final = 1
+NO_GRANT: Final = bytes(16)
+MANIFEST_PREFIX_BYTES: Final = 8
+MAX_EXPERTS: Final = 1024
+MAX_LAYERS: Final = 4096
+MAX_ROWS: Final = 65_536
+MAX_HIDDEN: Final = 65_536
+MESSAGE_LIMIT_BYTES: Final = 512 * 1024
+"""Larger requests and replies are split: bigger messages are slower through a broker."""
+
+FLAG_REPLY_F32: Final = 0x01
+"""The sender wants the answer in float32, whatever the request's own dtype."""
+_KNOWN_FLAGS: Final = FLAG_REPLY_F32
+
+# magic, version, kind, dtype, flags, request id, grant id, sequence, deadline_ms | compute_us, 0 | waited_us,
+# manifest prefix, layer, experts, hidden, rows, indices, reserved
+_HEADER: Final = struct.Struct("<4sBBBB16s16sIII8sHHIIII")
+_TABLE: Final = np.dtype([("expert", "<u4"), ("count", "<u4")])
+HEADER_BYTES: Final = _HEADER.size
+
+Rows = NDArray[np.floating[Any]]
+"""[n, H], float16 or float32."""
+Indices = NDArray[np.uint32]
+
+
+class Kind(IntEnum):
+    REQUEST = 1
+    REPLY = 2
+    ERROR = 3
+
+
+class Dtype(IntEnum):
+    F16 = 1
+    F32 = 2
+
+
+_KINDS: Final = frozenset(Kind)
+NUMPY: Final[dict[Dtype, np.dtype[np.floating[Any]]]] = {Dtype.F16: np.dtype("<f2"), Dtype.F32: np.dtype("<f4")}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What both directions share. `word_a`, `word_b`: deadline_ms and 0 in a request, compute_us and waited_us in a
+    reply."""
+
+    kind: Kind
+    dtype: Dtype
+    flags: int
+    request: RequestId
+    sequence: int
+    word_a: int
+    word_b: int
+    manifest: bytes
+    layer: int
+    experts: int
+    hidden: int
+    rows: int
+    indices: int
+    grant: bytes = NO_GRANT
+
+    def pack(self) -> bytes:
+        return _HEADER.pack(
+            MAGIC, VERSION, self.kind, self.dtype, self.flags, bytes.fromhex(self.request), self.grant, self.sequence,
+            self.word_a, self.word_b, self.manifest, self.layer, self.experts, self.hidden, self.rows, self.indices, 0,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationRequest:
+    """`rows` [R, H] float16 or float32, each row once; `work[i]` = (expert, indices into rows), experts ascending."""
+
+    request: RequestId
+    sequence: int
+    manifest: bytes
+    layer: int
+    rows: Rows
+    work: tuple[tuple[int, Indices], ...]
+    deadline_ms: int
+    reply_f32: bool = False
+    grant: bytes = NO_GRANT
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationReply:
+    """`blocks[i]` = (expert, [rows of that expert, H]) in the order of the request's work."""
+
+    request: RequestId
+    sequence: int
+    manifest: bytes
+    layer: int
+    blocks: tuple[tuple[int, Rows], ...]
+    compute_us: int
+    waited_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationError:
+    """The node refused. `error` is typed; request and sequence are what the node could read of them."""
+
+    request: RequestId
+    sequence: int
+    error: SawyerError = field(compare=False)
+
+
+def encode_request(message: ActivationRequest) -> bytes:
+    """Raises MalformedMessage if the message breaks a limit of the format."""
+    if not message.work:
+        raise MalformedMessage("an activation request without experts")
+    rows = np.ascontiguousarray(message.rows)
+    table = np.array([(expert, len(indices)) for expert, indices in message.work], dtype=_TABLE)
+    indices = np.concatenate([indices for _, indices in message.work]).astype("<u4", copy=False)
+    header = Header(
+        kind=Kind.REQUEST,
+        dtype=_dtype_of(rows),
+        flags=FLAG_REPLY_F32 if message.reply_f32 else 0,
+        request=message.request,
+        sequence=message.sequence,
+        word_a=message.deadline_ms,
+        word_b=0,
+        manifest=message.manifest,
+        layer=message.layer,
+        experts=len(table),
+        hidden=rows.shape[1],
+        rows=rows.shape[0],
+        indices=len(indices),
+        grant=message.grant,
+    )
+    _check_limits(header)
+    return b"".join((header.pack(), table.tobytes(), indices.tobytes(), rows.tobytes()))
+
+
+def decode_request(raw: bytes) -> ActivationRequest:
+    """The rows and indices are read-only views of `raw`. Raises MalformedMessage."""
+    header = read_header(raw)
+    if header.kind is not Kind.REQUEST:
+        raise MalformedMessage(f"expected an activation request, got kind {header.kind.name}")
+    table, offset = _read_table(raw, header)
+    if int(table["count"].sum()) != header.indices:
+        raise MalformedMessage(f"row counts add up to {int(table['count'].sum())}, the header says {header.indices}")
+    itemsize = NUMPY[header.dtype].itemsize
+    expected = offset + 4 * header.indices + header.rows * header.hidden * itemsize
+    if len(raw) != expected:
+        raise MalformedMessage(f"expected {expected} bytes, got {len(raw)}")
+    indices = np.frombuffer(raw, dtype="<u4", count=header.indices, offset=offset)
+    if int(indices.max()) >= header.rows:
+        raise MalformedMessage(f"row index {int(indices.max())} of {header.rows} rows")
+    rows = _read_rows(raw, header, offset + 4 * header.indices)
+    ends = np.cumsum(table["count"]).tolist()
+    starts = [0, *ends[:-1]]
+    experts = table["expert"].tolist()
+    work = tuple((expert, indices[a:b]) for expert, a, b in zip(experts, starts, ends, strict=True))
+    return ActivationRequest(
+        request=header.request,
+        sequence=header.sequence,
+        manifest=header.manifest,
+        layer=header.layer,
+        rows=rows,
+        work=work,
+        deadline_ms=header.word_a,
+        reply_f32=bool(header.flags & FLAG_REPLY_F32),
+        grant=header.grant,
+    )
+
+
+def encode_reply(message: ActivationReply) -> bytes:
+    """Raises MalformedMessage if the message breaks a limit of the format."""
+    if not message.blocks:
+        raise MalformedMessage("an activation reply without blocks")
+    blocks = [np.ascontiguousarray(block) for _, block in message.blocks]
+    table = np.array([(expert, len(block)) for expert, block in message.blocks], dtype=_TABLE)
+    header = Header(
+        kind=Kind.REPLY,
+        dtype=_dtype_of(blocks[0]),
+        flags=0,
+        request=message.request,
+        sequence=message.sequence,
+        word_a=message.compute_us,
+        word_b=message.waited_us,
+        manifest=message.manifest,
+        layer=message.layer,
+        experts=len(table),
+        hidden=blocks[0].shape[1],
+        rows=sum(len(block) for block in blocks),
+        indices=0,
+    )
+    _check_limits(header)
+    return b"".join((header.pack(), table.tobytes(), *(block.tobytes() for block in blocks)))
+
+
+def encode_error(error: SawyerError, request: RequestId, sequence: int) -> bytes:
+    """A typed refusal. With an unreadable request, pass 32 zeros and sequence 0."""
+    header = Header(
+        kind=Kind.ERROR, dtype=Dtype.F32, flags=0, request=request, sequence=sequence, word_a=0, word_b=0,
+        manifest=bytes(MANIFEST_PREFIX_BYTES), layer=0, experts=0, hidden=0, rows=0, indices=0,
+    )  # fmt: skip
+    return header.pack() + ErrorBody.of(error).canonical()
+
+
+def decode_answer(raw: bytes) -> ActivationReply | ActivationError:
+    """What a node sent back. Raises MalformedMessage for anything that is neither a reply nor a typed error."""
+    header = read_header(raw)
+    if header.kind is Kind.ERROR:
+        try:
+            body = ErrorBody.model_validate_json(raw[HEADER_BYTES:])
+        except ValidationError as problem:
+            raise MalformedMessage("an error reply without a readable error") from problem
+        return ActivationError(header.request, header.sequence, body.to_error())
+    if header.kind is not Kind.REPLY:
+        raise MalformedMessage(f"expected an activation reply, got kind {header.kind.name}")
+    table, offset = _read_table(raw, header)
+    if header.indices:
+        raise MalformedMessage(f"an activation reply carries no row indices, the header says {header.indices}")
+    if int(table["count"].sum()) != header.rows:
+        raise MalformedMessage(f"blocks add up to {int(table['count'].sum())} rows, the header says {header.rows}")
+    expected = offset + header.rows * header.hidden * NUMPY[header.dtype].itemsize
+    if len(raw) != expected:
+        raise MalformedMessage(f"expected {expected} bytes, got {len(raw)}")
+    rows = _read_rows(raw, header, offset)
+    ends = np.cumsum(table["count"]).tolist()
+    blocks = tuple(
+        (expert, rows[a:b]) for expert, a, b in zip(table["expert"].tolist(), [0, *ends[:-1]], ends, strict=True)
+    )
+    return ActivationReply(
+        request=header.request,
+        sequence=header.sequence,
+        manifest=header.manifest,
+        layer=header.layer,
+        blocks=blocks,
+        compute_us=header.word_a,
+        waited_us=header.word_b,
+    )
+
+
+def read_header(raw: bytes) -> Header:
+    """The header alone, every field checked against its limits. Raises MalformedMessage."""
+    if len(raw) < HEADER_BYTES:
+        raise MalformedMessage(f"{len(raw)} bytes are shorter than the {HEADER_BYTES}-byte header")
+    (
+        magic, version, kind, dtype, flags, request, grant, sequence, word_a, word_b, manifest, layer, experts, hidden,
+        rows, indices, reserved,
+    ) = _HEADER.unpack_from(raw)  # fmt: skip
+    if magic != MAGIC:
+        raise MalformedMessage("not a Sawyer activation message (wrong magic)")
+    if version != VERSION:
+        raise MalformedMessage(f"expected message version {VERSION}, got {version}")
+    if kind not in _KINDS or dtype not in NUMPY:
+        raise MalformedMessage(f"unknown kind {kind} or dtype {dtype}")
+    if flags & ~_KNOWN_FLAGS or reserved:
+        raise MalformedMessage(f"unknown flags {flags:#x} or reserved bits set")
+    header = Header(
+        Kind(kind), Dtype(dtype), flags, RequestId(request.hex()), sequence, word_a, word_b, manifest, layer, experts,
+        hidden, rows, indices, grant,
+    )  # fmt: skip
+    if header.kind is not Kind.ERROR:
+        _check_limits(header)
+    return header
+
+
+def block_leaf(layer: int, expert: int, rows: int, input_digest: bytes, output_digest: bytes) -> bytes:
+    """The leaf data of one answered expert block in a receipt's Merkle tree: little-endian (layer u32, expert u32,
+    rows u32), then SHA-256 of the expert's input rows and of its output block, both as they stood on the wire."""
+    return struct.pack("<III", layer, expert, rows) + input_digest + output_digest
+
+
+def split_limit_rows(hidden: int, dtype: Dtype) -> int:
+    """How many rows of expert input (so of expert output) fit one message under MESSAGE_LIMIT_BYTES; at least 1."""
+    room = MESSAGE_LIMIT_BYTES - HEADER_BYTES - _TABLE.itemsize * MAX_EXPERTS
+    return max(1, room // (hidden * NUMPY[dtype].itemsize))
+
+
+def _check_limits(header: Header) -> None:
+    for name, value, most in (
+        ("experts", header.experts, MAX_EXPERTS),
+        ("rows", header.rows, MAX_ROWS),
+        ("hidden", header.hidden, MAX_HIDDEN),
+    ):
+        if not 1 <= value <= most:
+            raise MalformedMessage(f"{name} must be 1 to {most}, got {value}")
+    if header.layer >= MAX_LAYERS:
+        raise MalformedMessage(f"layer must be below {MAX_LAYERS}, got {header.layer}")
+    if header.kind is Kind.REQUEST and not 1 <= header.indices <= MAX_ROWS * MAX_EXPERTS:
+        raise MalformedMessage(f"an activation request needs row indices, got {header.indices}")
+
+
+def _read_table(raw: bytes, header: Header) -> tuple[NDArray[np.void], int]:
+    offset = HEADER_BYTES + header.experts * _TABLE.itemsize
+    if len(raw) < offset:
+        raise MalformedMessage(f"{len(raw)} bytes do not hold a table of {header.experts} experts")
+    table = np.frombuffer(raw, dtype=_TABLE, count=header.experts, offset=HEADER_BYTES)
+    experts = table["expert"]
+    if int(table["count"].min()) == 0:
+        raise MalformedMessage("an expert without rows")
+    if header.experts > 1 and not bool((experts[1:] > experts[:-1]).all()):
+        raise MalformedMessage("experts must be ascending and named once")
+    return table, offset
+
+
+def _read_rows(raw: bytes, header: Header, offset: int) -> Rows:
+    flat = np.frombuffer(raw, dtype=NUMPY[header.dtype], count=header.rows * header.hidden, offset=offset)
+    return flat.reshape(header.rows, header.hidden)
+
+
+def _dtype_of(rows: Rows) -> Dtype:
+    if rows.ndim != 2:
+        raise MalformedMessage(f"rows must be a matrix, got {rows.ndim} dimensions")
+    if rows.dtype == np.float16:
+        return Dtype.F16
+    if rows.dtype == np.float32:
+        return Dtype.F32
+    raise MalformedMessage(f"rows must be float16 or float32, got {rows.dtype}")

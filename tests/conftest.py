@@ -1,0 +1,117 @@
+"""What every test may use: keys that never change, a clock that stands still, one example of every statement."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+from sawyer.clock import ManualClock
+from sawyer.identity.envelope import sign
+from sawyer.identity.keys import Key
+from sawyer.schemas import events
+from sawyer.schemas.base import Strict
+from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.signed import Signed
+
+# Wall-clock deadlines measure the machine, not the code.
+settings.register_profile("sawyer", deadline=None, print_blob=True, database=None)
+settings.load_profile("sawyer")
+
+# The comparison with transformers needs torch: `make parity` installs it and asks for these tests.
+collect_ignore = [] if os.environ.get("SAWYER_PARITY") else ["parity"]
+
+NETWORK = "sawyer-net/3f9a1c22"
+REQUEST = "0f" * 16
+SALT = "5a" * 32
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW_MS)
+
+
+@pytest.fixture(scope="session")
+def keys() -> dict[str, Key]:
+    """One key for each part of a small network: never use them outside a test."""
+    names = ("router", "ledger", "alice", "node-a", "node-b", "mallory")
+    made = {name: Key.from_raw(bytes([number]) * 32) for number, name in enumerate(names, start=1)}
+    return {**made, "operator": Key.from_raw(bytes([99]) * 32, "O")}
+
+
+@pytest.fixture(scope="session")
+def signed(keys: dict[str, Key]) -> Callable[[Strict, str], Signed[Strict]]:
+    """`signed(body, by)`: the body as a statement of its own kind, by the key of that name."""
+
+    def make(body: Strict, by: str) -> Signed[Strict]:
+        return sign(body, events.KIND_OF[type(body)], by, keys[by])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def event_examples(keys: dict[str, Key], signed: Callable[[Strict, str], Signed[Strict]]) -> dict[str, Strict]:
+    """Kind -> one valid body: every event kind, and the two statements that live inside events. All of one story:
+    alice orders 3 tokens, node-a and node-b work, node-b sends no receipt."""
+    order = _order()
+    receipt = _receipt()
+    signed_order = signed(order, "alice")
+    found: list[Strict] = [
+        order,
+        receipt,
+        *_founding(keys),
+        events.TokensReserved(
+            network=NETWORK, request=signed_order, input_tokens=5, tokens=8, expires_ms=NOW_MS + 600_000
+        ),
+        events.InferenceCompleted(
+            network=NETWORK, request=signed_order, input_tokens=5, output_tokens=3, finish="length",
+            receipts=(signed(receipt, "node-a"),), unreceipted=(events.NodeRows(node="node-b", rows=8),),
+        ),
+        events.ReservationVoided(network=NETWORK, account="alice", request=REQUEST, reason="expert_unavailable"),
+        events.ReservationExpired(network=NETWORK, account="alice", request=REQUEST),
+    ]  # fmt: skip
+    return {events.KIND_OF[type(body)]: body for body in found}
+
+
+def _order() -> events.InferenceRequested:
+    params = GenerateParams(prompt="Emma was", max_tokens=3)
+    return events.InferenceRequested(
+        network=NETWORK, request=REQUEST, account="alice", model="austen", content=params.commitment(SALT),
+        max_tokens=3, token_ceiling=8, price_sheet="cd" * 32, issued_ms=NOW_MS, expires_ms=NOW_MS + 60_000,
+    )  # fmt: skip
+
+
+def _receipt() -> events.WorkReceipted:
+    return events.WorkReceipted(
+        network=NETWORK, node="node-a", request=REQUEST, model="austen", manifest="ab" * 32, rows=12, blocks=2,
+        experts=((0, 1, 5), (0, 3, 7)), root="ef" * 32, counter=1, previous=events.NO_HASH,
+    )  # fmt: skip
+
+
+def _founding(keys: dict[str, Key]) -> list[Strict]:
+    vkey = f"{NETWORK}+0a1b2c3d+" + "A" * 44
+    return [
+        events.NetworkFounded(
+            network=NETWORK, operator=keys["operator"].id, ledger_vkey=vkey, mode="test", founded_ms=NOW_MS
+        ),
+        events.KeyAdded(network=NETWORK, role="router", name="router", key=keys["router"].id),
+        events.ModelPublished(
+            network=NETWORK, model="austen", manifest="ab" * 32, family="mixtral", format="f32", moe_layers=4,
+            experts=8, top_k=2, expert_parameters=221_184,
+        ),
+        events.PricingPublished(
+            network=NETWORK, sheet="2026-01", input_weight_milli=1000, output_weight_milli=1000,
+            prices=(events.ModelPrice(model="austen", price_milli=1000, quant_milli=1000),),
+        ),
+        events.NodeRegistered(
+            network=NETWORK, node="node-a", host="bob", key=keys["node-a"].id, device="CPU, 2 cores", memory_mb=4096
+        ),
+        events.AccountOpened(network=NETWORK, account="alice", key=keys["alice"].id),
+        events.TokensGranted(
+            network=NETWORK, account="alice", grant="january", tokens=500_000, valid_from_ms=NOW_MS,
+            expires_ms=NOW_MS + 86_400_000, paid_uusd=5_000_000, mode="test",
+        ),
+    ]  # fmt: skip

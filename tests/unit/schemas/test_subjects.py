@@ -1,0 +1,89 @@
+"""Subjects: the table says what the builders make, and no name can reach outside its token."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sawyer.errors import UsageError
+from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.schemas import subjects
+
+NODE, MODEL, REQUEST = NodeId("node-a"), ModelId("austen"), RequestId("0f" * 16)
+
+BUILT = {
+    "expert": subjects.expert(NODE, MODEL, 3, 7),
+    "finish": subjects.finish(NODE),
+    "heartbeat": subjects.heartbeat(NODE),
+    "infer": subjects.infer(MODEL),
+    "cancel": subjects.cancel(REQUEST),
+    "ledger": subjects.ledger("append"),
+    "query": subjects.query("balance"),
+}
+WILDCARDS = {
+    "experts_of": (subjects.experts_of(NODE, MODEL), "expert"),
+    "all_heartbeats": (subjects.all_heartbeats(), "heartbeat"),
+    "all_ledger": (subjects.all_ledger(), "ledger"),
+}
+TAKES_A_NAME: list[Callable[[str], str]] = [
+    lambda text: subjects.expert(NodeId(text), MODEL, 0, 0),
+    lambda text: subjects.expert(NODE, ModelId(text), 0, 0),
+    lambda text: subjects.experts_of(NodeId(text), MODEL),
+    lambda text: subjects.experts_of(NODE, ModelId(text)),
+    lambda text: subjects.finish(NodeId(text)),
+    lambda text: subjects.heartbeat(NodeId(text)),
+    lambda text: subjects.infer(ModelId(text)),
+    lambda text: subjects.cancel(RequestId(text)),
+    subjects.ledger,
+    subjects.query,
+]
+
+
+def test_every_builder_is_checked_here() -> None:
+    found = {name for name, value in vars(subjects).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert found - {"is_slug"} == set(BUILT) | set(WILDCARDS)
+
+
+def test_every_built_subject_matches_exactly_one_row_of_the_table() -> None:
+    rows = [re.compile(re.sub(r"<\w+>", "[a-z0-9_-]+", re.escape(pattern))) for pattern, *_ in subjects.ALL]
+    matched = {name: [row for row in rows if row.fullmatch(subject)] for name, subject in BUILT.items()}
+    assert {name: len(found) for name, found in matched.items()} == dict.fromkeys(BUILT, 1)
+    assert len({found[0].pattern for found in matched.values()}) == len(subjects.ALL)
+
+
+def test_every_wildcard_covers_its_subject_and_no_other() -> None:
+    covered = {
+        name: {other for other, subject in BUILT.items() if _covers(wildcard, subject)}
+        for name, (wildcard, _) in WILDCARDS.items()
+    }
+    assert covered == {name: {of} for name, (_, of) in WILDCARDS.items()}
+
+
+@pytest.mark.parametrize("text", ["", ".", "a.b", "*", ">", "a b", "a\n", "a\r\nPUB x 1", "A", "é", "-a", "a" * 64])
+@pytest.mark.parametrize("build", TAKES_A_NAME)
+def test_builder_refuses_a_name_that_is_no_token(build: Callable[[str], str], text: str) -> None:
+    with pytest.raises(UsageError, match="cannot stand in a subject"):
+        build(text)
+
+
+@given(st.text(max_size=80), st.sampled_from(TAKES_A_NAME))
+def test_builder_keeps_any_accepted_name_in_one_token(text: str, build: Callable[[str], str]) -> None:
+    try:
+        subject = build(text)
+    except UsageError:
+        return
+    assert text in subject.split(".")
+    assert re.fullmatch(r"[a-z0-9_.>-]+", subject)
+
+
+def _covers(wildcard: str, subject: str) -> bool:
+    """NATS matching: `*` is one token, `>` at the end is one or more."""
+    wanted, tokens = wildcard.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        return len(tokens) >= len(wanted) and _covers(".".join(wanted[:-1]), ".".join(tokens[: len(wanted) - 1]))
+    return len(wanted) == len(tokens) and all(a in ("*", b) for a, b in zip(wanted, tokens, strict=True))
