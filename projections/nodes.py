@@ -1,17 +1,38 @@
-"""Which node belongs to which host and key, and where its chain of receipts stands. Health is no fact of the book."""
+"""Which node belongs to which host and key, and where its chain of receipts stands. Health is no fact of the book.
+
+A node signs its receipts one after another; requests run side by side, so their entries may come in another order. A
+counter that was skipped stays open as a gap until its receipt comes, and the chain of hashes is checked on both sides of
+it. A gap that stays is a receipt that was never delivered: it shows.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar
+from typing import ClassVar, Final
+
+import msgspec
 
 from sawyer.projections.fold import Entry, Fold, Row
 from sawyer.schemas.events import NO_HASH, InferenceCompleted, NodeRegistered, WorkReceipted
 from sawyer.schemas.signed import Signed
 
 
+MAX_GAPS: Final = 256
+"""Receipts of one node that the book waits for; the oldest is given up beyond that."""
+
+
+class Gap(msgspec.Struct, array_like=True):
+    """A receipt that the book does not hold, below one that it does. What its neighbours say, or "": `digest` is its
+    hash (as named by its successor), `previous` the hash of its predecessor."""
+
+    counter: int
+    digest: str
+    previous: str
+
+
 class NodeRow(Row):
-    """`counter` and `last_receipt` (SHA-256) are those of the last receipt that the book holds of this node."""
+    """`counter` is the highest of this node's receipts in the book, `last_receipt` its SHA-256, `gaps` those below it
+    that are missing, ascending."""
 
     host: str
     key: str
@@ -20,6 +41,46 @@ class NodeRow(Row):
     seq: int
     counter: int = 0
     last_receipt: str = NO_HASH
+    gaps: list[Gap] = []
+
+    def refuses(self, body: WorkReceipted, digest: str) -> str:
+        """Why this receipt does not fit the chain, or "". Source: ledger.md, receipts."""
+        if body.counter == self.counter + 1:
+            return "" if body.previous == self.last_receipt else f"does not follow receipt {self.counter} of its node"
+        if body.counter > self.counter:
+            return ""
+        gap = self._gap(body.counter)
+        if gap is None:
+            return f"has counter {body.counter}, which was used before"
+        if gap.digest not in ("", digest):
+            return f"is not the receipt {body.counter} that the next one follows"
+        if gap.previous not in ("", body.previous):
+            return f"does not follow receipt {body.counter - 1} of its node"
+        return ""
+
+    def receive(self, body: WorkReceipted, digest: str) -> None:
+        """Take a receipt in that `refuses` has nothing against."""
+        if body.counter > self.counter:
+            skipped = [Gap(counter, "", "") for counter in range(self._first_kept(body), body.counter)]
+            if skipped and skipped[0].counter == self.counter + 1:
+                skipped[0].previous = self.last_receipt
+            if skipped:
+                skipped[-1].digest = body.previous
+            self.gaps = [*self.gaps, *skipped][-MAX_GAPS:]
+            self.counter, self.last_receipt = body.counter, digest
+            return
+        before, after = self._gap(body.counter - 1), self._gap(body.counter + 1)
+        if before is not None:
+            before.digest = body.previous
+        if after is not None:
+            after.previous = digest
+        self.gaps = [gap for gap in self.gaps if gap.counter != body.counter]
+
+    def _first_kept(self, body: WorkReceipted) -> int:
+        return max(self.counter + 1, body.counter - MAX_GAPS)
+
+    def _gap(self, counter: int) -> Gap | None:
+        return next((gap for gap in self.gaps if gap.counter == counter), None)
 
 
 class Nodes(Fold):
@@ -47,8 +108,7 @@ class Nodes(Fold):
 
     def _receive(self, receipt: Signed[WorkReceipted]) -> str:
         row = self.nodes[receipt.body.node]
-        row.counter = receipt.body.counter
-        row.last_receipt = receipt_hash(receipt)
+        row.receive(receipt.body, receipt_hash(receipt))
         return receipt.body.node
 
 

@@ -55,7 +55,7 @@ def signed(keys: dict[str, Key]) -> Callable[[Strict, str], Signed[Strict]]:
 @pytest.fixture(scope="session")
 def event_examples(keys: dict[str, Key], signed: Callable[[Strict, str], Signed[Strict]]) -> dict[str, Strict]:
     """Kind -> one valid body: every event kind, and the two statements that live inside events. All of one story:
-    alice orders 3 tokens, node-a and node-b work, node-b sends no receipt."""
+    alice orders 3 tokens; 7 are fed to 4 layers, top 2: 48 rows on node-a, and 8 on node-b, which sends no receipt."""
     order = _order()
     receipt = _receipt()
     signed_order = signed(order, "alice")
@@ -67,7 +67,7 @@ def event_examples(keys: dict[str, Key], signed: Callable[[Strict, str], Signed[
             network=NETWORK, request=signed_order, input_tokens=5, tokens=8, expires_ms=NOW_MS + 600_000
         ),
         events.InferenceCompleted(
-            network=NETWORK, request=signed_order, input_tokens=5, output_tokens=3, finish="length",
+            network=NETWORK, request=signed_order, input_tokens=5, output_tokens=3, fed_tokens=7, finish="length",
             receipts=(signed(receipt, "node-a"),), unreceipted=(events.NodeRows(node="node-b", rows=8),),
         ),
         events.ReservationVoided(network=NETWORK, account="alice", request=REQUEST, reason="expert_unavailable"),
@@ -86,8 +86,8 @@ def _order() -> events.InferenceRequested:
 
 def _receipt() -> events.WorkReceipted:
     return events.WorkReceipted(
-        network=NETWORK, node="node-a", request=REQUEST, model="austen", manifest="ab" * 32, rows=12, blocks=2,
-        experts=((0, 1, 5), (0, 3, 7)), root="ef" * 32, counter=1, previous=events.NO_HASH,
+        network=NETWORK, node="node-a", request=REQUEST, model="austen", manifest="ab" * 32, rows=48, blocks=2,
+        experts=((0, 1, 20), (0, 3, 28)), root="ef" * 32, counter=1, previous=events.NO_HASH,
     )  # fmt: skip
 
 

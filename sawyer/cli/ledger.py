@@ -122,7 +122,7 @@ def _show_verdict(report: ReplayReport) -> None:
     output.line(f"network {report.network}, mode {report.mode or 'unknown'}")
     output.line(
         f"{report.entries} entries, {report.signatures} signatures, {report.checkpoints} checkpoints "
-        f"in {report.seconds:.2f} s"
+        f"in {report.duration_us / 1e6:.2f} s"
     )
     output.line(f"tree size {report.size}, root {report.root}")
     if report.views_seq is not None:
@@ -134,4 +134,4 @@ def _show_verdict(report: ReplayReport) -> None:
 
 
 def _document(report: ReplayReport) -> dict[str, object]:
-    return {"ok": report.ok, **asdict(report), "seconds": round(report.seconds, 3)}
+    return {"ok": report.ok, **asdict(report)}

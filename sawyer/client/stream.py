@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from sawyer.bus.calls import read
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.errors import AlreadyCompleted, NoAnswer, NobodyServes, SawyerError, ServerUnreachable
+from sawyer.errors import AlreadyCompleted, NoAnswer, NobodyServes, SawyerError, ServerUnreachable, UnreachableError
 from sawyer.ids import ModelId, RequestId
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Trace, Usage
@@ -65,7 +65,8 @@ class TextStream:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if self.usage is None and not isinstance(error, SawyerError):
-            await self.cancel()
+            with contextlib.suppress(UnreachableError):  # then nobody can be told
+                await self.cancel()
         await self._unsubscribe()
 
     async def cancel(self) -> None:

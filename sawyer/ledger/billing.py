@@ -21,7 +21,7 @@ from sawyer.errors import (
 )
 from sawyer.ledger.state import State
 from sawyer.projections.balances import COMPLETED, HELD, RequestRow, order_hash
-from sawyer.projections.nodes import NodeRow
+from sawyer.projections.nodes import NodeRow, receipt_hash
 from sawyer.schemas.base import MAX_SAFE_INTEGER
 from sawyer.schemas.events import (
     MAX_FREE_TOKENS,
@@ -46,10 +46,11 @@ CLOCK_SLACK_MS: Final = 60_000
 
 
 def check_not_ended(state: State, body: TokensReserved) -> None:
-    """A reserve for a request that ended is never a repeat. Raises AlreadyCompleted for the same order (with the bill),
-    RequestConflict for one that was voided or expired."""
-    row = state.balances.request(body.request.body.request)
-    if row is None or row.status == HELD or row.order != order_hash(body.request):
+    """A reserve for a request that ended is never a repeat. Raises AlreadyCompleted (with the bill) if the client sends
+    the same content again, perhaps signed anew; RequestConflict if it was voided or expired."""
+    order = body.request.body
+    row = state.balances.request(order.request)
+    if row is None or row.status == HELD or (row.account, row.content) != (order.account, order.content):
         return
     raise _ended(row)
 
@@ -224,20 +225,13 @@ def _credit(
         raise _bad_receipt(body, f"is for request {body.request} of model {body.model}")
     if sum(rows for _, _, rows in body.experts) != body.rows:
         raise _bad_receipt(body, f"says {body.rows} rows, and its experts add up to another number")
-    _check_receipt_chain(body, node)
+    unfit = node.refuses(body, receipt_hash(receipt))
+    if unfit:
+        raise _bad_receipt(body, unfit)
     work = credits.work_of(body.rows, model.expert_parameters)
     if work > MAX_SAFE_INTEGER:
         raise _bad_receipt(body, "is for more work than one entry can hold")
     return HostCredit(host=node.host, node=body.node, rows=body.rows, work=work)
-
-
-def _check_receipt_chain(body: WorkReceipted, node: NodeRow) -> None:
-    """A node numbers its receipts and names the last one, so none is counted twice. A gap is a receipt that was never
-    delivered: allowed, and visible."""
-    if body.counter <= node.counter:
-        raise _bad_receipt(body, f"has counter {body.counter}, expected more than {node.counter}")
-    if body.counter == node.counter + 1 and body.previous != node.last_receipt:
-        raise _bad_receipt(body, f"does not follow receipt {node.counter} of its node")
 
 
 def _node(state: State, node: str) -> NodeRow:

@@ -95,7 +95,7 @@ class ReplayReport:
     balances: tuple[AccountBalance, ...]
     hosts: tuple[HostEarnings, ...]
     pool_uusd: int
-    seconds: float
+    duration_us: int
 
     @property
     def ok(self) -> bool:
@@ -116,7 +116,7 @@ def replay(
     which the book must contain. What is wrong with the book is in the report; what is wrong with the question raises:
     UsageError (no such file), VerificationError (not a key), SawyerError (a quiet file was changed while it was read).
     """
-    started = time.perf_counter()
+    started_ns = time.perf_counter_ns()
     anchor = Verifier.parse(key) if key is not None else None
     with ExitStack() as stack:
         snapshot = stack.enter_context(ViewsSnapshot.open(views)) if views is not None else None
@@ -129,7 +129,7 @@ def replay(
             problem = _problem(error)
         finally:
             pool.shutdown(cancel_futures=True)
-        return replace(run.report(problem), seconds=time.perf_counter() - started)
+        return replace(run.report(problem), duration_us=(time.perf_counter_ns() - started_ns) // 1000)
 
 
 def replay_home(
@@ -315,7 +315,7 @@ class _Run:
             balances=_balances(state),
             hosts=_hosts(state, pool_uusd),
             pool_uusd=pool_uusd,
-            seconds=0.0,
+            duration_us=0,
         )
 
 

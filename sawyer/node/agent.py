@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from sawyer.bus.calls import ask, read, record
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Service
@@ -112,12 +114,16 @@ class NodeAgent:
         self._stopping.set()
 
     def _load(self) -> ExpertPool:
-        return ExpertPool(
+        """Verified, loaded, and run once each: the first request must not wait for memory to become real."""
+        pool = ExpertPool(
             self._hosting.artifacts,
             pairs(self._hosting.layers),
             accuracy_level=self._hosting.accuracy_level,
             device=self._hosting.device,
         )
+        for layer, expert in pool.hosted:
+            pool.run(layer, expert, np.zeros((1, pool.hidden), np.float32))
+        return pool
 
     async def _register(self, network: NetworkId, pool: ExpertPool) -> None:
         """Once in the life of a node; a name that another key holds is refused."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from sawyer.bus.calls import read, record
 from sawyer.bus.protocol import Bus
-from sawyer.errors import SawyerError
+from sawyer.errors import NotAuthorised, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.commands import command
@@ -68,19 +68,27 @@ class Biller:
             voided = await self.void(order.body, scope, EMPTY_ANSWER)
             return self._usage(admitted, scope, work, {}, voided, 0)
         receipts = await self._collect(scope)
-        body = InferenceCompleted(
-            network=order.body.network,
-            request=order,
-            input_tokens=admitted.input_tokens,
-            output_tokens=work.output_tokens,
-            fed_tokens=work.fed_tokens,
-            finish=work.finish,
-            receipts=tuple(receipts[node] for node in sorted(receipts)),
-            unreceipted=scope.meter.unreceipted(receipts),
-        )
-        entry = await record(self._bus, command(body, self._name, self._key))
-        billed = sum(each.tokens for each in entry.decided.debited or ())
-        return self._usage(admitted, scope, work, receipts, entry.seq, billed)
+        while True:
+            body = InferenceCompleted(
+                network=order.body.network,
+                request=order,
+                input_tokens=admitted.input_tokens,
+                output_tokens=work.output_tokens,
+                fed_tokens=work.fed_tokens,
+                finish=work.finish,
+                receipts=tuple(receipts[node] for node in sorted(receipts)),
+                unreceipted=scope.meter.unreceipted(receipts),
+            )
+            try:
+                entry = await record(self._bus, command(body, self._name, self._key))
+            except NotAuthorised as refused:
+                node = NodeId(refused.details.get("node", ""))
+                if receipts.pop(node, None) is None:
+                    raise
+                log.warning("request %s: the ledger refuses the receipt of %s: %s", scope.request, node, refused)
+                continue
+            billed = sum(each.tokens for each in entry.decided.debited or ())
+            return self._usage(admitted, scope, work, receipts, entry.seq, billed)
 
     async def void(self, order: InferenceRequested, scope: RequestScope, reason: str) -> int:
         """Give the hold back and let the nodes forget. Returns the entry's seq."""

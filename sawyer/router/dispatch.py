@@ -202,7 +202,7 @@ class _LayerRun:
         rows = sum(len(block) for _, block in answer.blocks)
         round_trip_us = (at_s - part.sent_s) * 1e6
         self._scope.meter.used(part.node, part.message.sequence, tuple(leaves), rows)
-        self._placement.nodes[part.node].answered(round_trip_us)
+        self._placement.nodes[part.node].answered(round_trip_us, at_s)
         self.calls.append(
             LayerCall(
                 node=part.node,

@@ -16,7 +16,12 @@ FRESH_S: Final = 3.5
 REPLICA_FACTOR: Final = 2.0
 """A replica is preferred over the first choice only when it is this much faster."""
 UNMEASURED_US: Final = 2000.0
+"""What a node is expected to take before it was measured; an estimate that is not renewed ages towards it, so that a
+node which was slow once is tried again."""
+HALF_LIFE_S: Final = 5.0
 EWMA_WEIGHT: Final = 0.2
+OUTLIER_FACTOR: Final = 4.0
+"""One answer moves the estimate as if it had taken at most this many times the estimate."""
 WINDOW: Final = 64
 FIRST_BACKOFF_S: Final = 1.0
 MAX_BACKOFF_S: Final = 30.0
@@ -42,17 +47,17 @@ class NodeState:
     last_at_ms: int = 0
     draining: bool = False
     latency_us: float = UNMEASURED_US
+    measured_s: float = 0.0
     failures: int = 0
     avoid_until_s: float = 0.0
     gone: bool = False
     _window: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def answered(self, round_trip_us: float) -> None:
+    def answered(self, round_trip_us: float, now_s: float) -> None:
         """A good answer: measured, and trusted again."""
-        if self._window:
-            self.latency_us += EWMA_WEIGHT * (round_trip_us - self.latency_us)
-        else:
-            self.latency_us = round_trip_us
+        known_us = self.expected_us(now_s)
+        self.latency_us = known_us + EWMA_WEIGHT * (min(round_trip_us, OUTLIER_FACTOR * known_us) - known_us)
+        self.measured_s = now_s
         self._window.append(round_trip_us)
         self.failures = 0
         self.avoid_until_s = 0.0
@@ -64,9 +69,14 @@ class NodeState:
         self.gone = self.gone or gone
         self.avoid_until_s = now_s + min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (self.failures - 1))
 
-    def score(self, pair: tuple[int, int]) -> float:
+    def expected_us(self, now_s: float) -> float:
+        """The aged estimate of a round trip."""
+        weight = 0.5 ** (max(0.0, now_s - self.measured_s) / HALF_LIFE_S)
+        return UNMEASURED_US + (self.latency_us - UNMEASURED_US) * weight
+
+    def score(self, pair: tuple[int, int], now_s: float) -> float:
         """Expected round trip, weighted against replicas."""
-        return self.latency_us if pair in self.first else self.latency_us * REPLICA_FACTOR
+        return self.expected_us(now_s) * (1.0 if pair in self.first else REPLICA_FACTOR)
 
     def deadline_s(self, rows: int) -> float:
         """How long to wait for an answer to so many rows before another replica is asked."""
@@ -111,7 +121,7 @@ class Placement:
         is much faster. None if there is none."""
         pair = (layer, expert)
         candidates = [
-            (now_s < state.avoid_until_s or now_s - state.last_beat_s > FRESH_S, state.score(pair), state.node)
+            (now_s < state.avoid_until_s or now_s - state.last_beat_s > FRESH_S, state.score(pair, now_s), state.node)
             for state in self.nodes.values()
             if (pair in state.first or pair in state.replica)
             and not state.draining

@@ -1,17 +1,15 @@
-"""Parity with transformers, live. Needs torch and transformers, so it is collected by `make parity` only (SAWYER_PARITY=1);
-the same comparison from stored files is in tests/unit/engine/test_golden.py."""
+"""Parity with transformers, live. Needs torch and transformers: tests/conftest.py collects it for `make parity` only.
+The same comparison from stored files is in tests/unit/engine/test_golden.py.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-if os.environ.get("SAWYER_PARITY") != "1":
-    collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +20,6 @@ def reference() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

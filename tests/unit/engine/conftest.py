@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from sawyer.engine.experts import EXACT, ExpertPool
 from sawyer.engine.local import LocalModel
@@ -21,9 +20,6 @@ from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.model.layout import all_experts
 from sawyer.model.split import split
 from sawyer.schemas.models import Format
-
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())

@@ -82,7 +82,7 @@ def test_config_that_is_no_object_is_refused(tiny: Any, raw: bytes) -> None:
         Checkpoint.open(tiny.folder)
 
 
-# --- hostile headers ----------------------------------------------------------------------------------------------------
+# --- hostile headers --------------------------------------------------------------------------------------------------
 
 
 def test_header_length_beyond_the_file_is_refused_before_it_is_read(tmp_path: Path) -> None:

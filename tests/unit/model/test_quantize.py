@@ -32,12 +32,10 @@ def test_quantised_weights_are_within_one_step(weights: NDArray[np.float32]) -> 
 
 
 @given(matrices)
-def test_largest_weight_of_a_block_keeps_its_value(weights: NDArray[np.float32]) -> None:
+def test_largest_magnitude_of_a_block_is_kept(weights: NDArray[np.float32]) -> None:
     blocks = weights.reshape(len(weights), -1, 32)
     back = dequantize_q4(*quantize_q4(weights)).reshape(blocks.shape)
-    at = np.abs(blocks).argmax(axis=-1, keepdims=True)
-    largest = np.abs(np.take_along_axis(blocks, at, -1))
-    np.testing.assert_allclose(np.abs(np.take_along_axis(back, at, -1)), largest, rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(np.abs(back).max(axis=-1), np.abs(blocks).max(axis=-1), rtol=1e-6, atol=1e-37)
 
 
 def test_numbers_on_the_grid_come_back_exactly() -> None:

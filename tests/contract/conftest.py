@@ -1,0 +1,1 @@
+../unit/ledger/conftest.py
