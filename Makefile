@@ -43,8 +43,8 @@ clean:  ## Remove everything that make made
 	@rm -rf .venv .venv-parity .venv-lock build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find sawyer projections schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Both installs are editable: the code that runs is the code beside this file. A stamp is older than what it was made
-# from, or there is nothing to do; [dev] contains [all], so one environment serves both.
+# Both installs are editable: the code that runs is the code beside this file. They are repeated only when a file that they
+# depend on is newer than their stamp; [dev] contains [all], so one environment serves both.
 
 .venv/.installed-all: pyproject.toml constraints.txt
 	@$(call new_venv,.venv)

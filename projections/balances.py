@@ -53,7 +53,8 @@ class BucketRow(Row):
 
 class RequestRow(Row):
     """Key `request:<id>`. `order` is the SHA-256 of the client's signed order, `content` what that order commits to
-    (equal in a resend, which is signed anew), `router` the key that reserved, `seq` the entry of its last change. `held` are (grant, tokens) in the order they were taken; it stays after the end."""
+    (equal in a resend, which is signed anew), `router` the key that reserved, `seq` the entry of its last change.
+    `held` are (grant, tokens) in the order they were taken; it stays after the end."""
 
     status: str
     account: str

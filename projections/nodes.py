@@ -1,8 +1,8 @@
 """Which node belongs to which host and key, and where its chain of receipts stands. Health is no fact of the book.
 
 A node signs its receipts one after another; requests run side by side, so their entries may come in another order. A
-counter that was skipped stays open as a gap until its receipt comes, and the chain of hashes is checked on both sides of
-it. A gap that stays is a receipt that was never delivered: it shows.
+counter that was skipped stays open as a gap until its receipt comes, and the chain of hashes is checked on both sides
+of it. A gap that stays is a receipt that was never delivered: it shows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import msgspec
 from sawyer.projections.fold import Entry, Fold, Row
 from sawyer.schemas.events import NO_HASH, InferenceCompleted, NodeRegistered, WorkReceipted
 from sawyer.schemas.signed import Signed
-
 
 MAX_GAPS: Final = 256
 """Receipts of one node that the book waits for; the oldest is given up beyond that."""
@@ -41,7 +40,7 @@ class NodeRow(Row):
     seq: int
     counter: int = 0
     last_receipt: str = NO_HASH
-    gaps: list[Gap] = []
+    gaps: list[Gap] = msgspec.field(default_factory=list)
 
     def refuses(self, body: WorkReceipted, digest: str) -> str:
         """Why this receipt does not fit the chain, or "". Source: ledger.md, receipts."""

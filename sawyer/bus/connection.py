@@ -91,6 +91,8 @@ class NatsBus:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
         try:
             await self._client.publish(subject, data, reply)
+        except nats.errors.MaxPayloadError as error:
+            raise _over_server_limit(data) from error
         except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError) as error:
             raise ServerUnreachable(f"cannot send: {error}") from error
 
@@ -122,6 +124,8 @@ class NatsBus:
             raise NobodyServes(f"nobody listens on {subject}") from error
         except (nats.errors.TimeoutError, TimeoutError) as error:
             raise NoAnswer(f"no answer on {subject} within {timeout_s:g} s") from error
+        except nats.errors.MaxPayloadError as error:
+            raise _over_server_limit(data) from error
         except nats.errors.ConnectionClosedError as error:
             raise ServerUnreachable(f"cannot ask {subject}: the connection is closed") from error
         return reply.data
@@ -172,6 +176,13 @@ class _Subscribed:
     async def unsubscribe(self) -> None:
         with contextlib.suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
+
+
+def _over_server_limit(data: bytes) -> UsageError:
+    return UsageError(
+        f"a message of {len(data)} bytes is over the limit of this NATS server",
+        hint="Run the server with max_payload: 8MB.",
+    )
 
 
 def _message(message: Msg) -> Message:

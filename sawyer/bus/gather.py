@@ -88,6 +88,7 @@ class Call:
         self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._arrived: list[Arrival] = []
+        self._urgent = False
         self._wake: asyncio.Future[None] | None = None
         self.outstanding: set[int] = set()
 
@@ -105,7 +106,7 @@ class Call:
     async def wait(self, timeout_s: float) -> list[Arrival]:
         """Returns what arrived since the last wait: as soon as nothing is outstanding, something urgent or a loss came,
         or the time is up (then perhaps nothing)."""
-        if self.outstanding and not any(arrival.loss for arrival in self._arrived):
+        if self.outstanding and not self._urgent:
             self._wake = self._loop.create_future()
             timer = self._loop.call_later(timeout_s, self._wake_up)
             try:
@@ -113,7 +114,7 @@ class Call:
             finally:
                 timer.cancel()
                 self._wake = None
-        taken, self._arrived = self._arrived, []
+        taken, self._arrived, self._urgent = self._arrived, [], False
         return taken
 
     def arrive(self, tag: int, data: bytes, loss: Loss | None, *, wake: bool) -> None:
@@ -122,6 +123,7 @@ class Call:
             return
         self.outstanding.discard(tag)
         self._arrived.append(Arrival(tag, self._loop.time(), data, loss))
+        self._urgent = self._urgent or wake  # it may come between two waits, while more is being sent
         if wake or not self.outstanding:
             self._wake_up()
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Handler, Message, Subscription
 from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UsageError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -45,8 +48,12 @@ class MemoryNetwork:
             self.route(Message(message.reply, b"", "", no_responders=True))
 
     def _deliver(self, listener: _Listener, message: Message) -> None:
-        if listener in self.listeners:
+        if listener not in self.listeners:
+            return
+        try:
             listener.handler(message)
+        except Exception:
+            log.exception("handler of %s failed; the message is dropped", ".".join(listener.pattern))
 
 
 class MemoryBus:

@@ -35,7 +35,7 @@ def binary() -> Path:
     chosen = os.environ.get(ENV_NATS_SERVER)
     if chosen:
         path = Path(chosen)
-        if not os.access(path, os.X_OK):
+        if not (path.is_file() and os.access(path, os.X_OK)):
             raise UsageError(f"{ENV_NATS_SERVER} names {path}, which is not an executable file")
         return path
     try:

@@ -1,5 +1,4 @@
-"""Around the experts of a layer: which rows go to which expert, and how the answers become the next hidden states.
-Pure.
+"""Around the experts of a layer: which rows go to which, and how the answers become the next hidden states. Pure.
 
 Blocks are added in ascending expert id, in float32, one multiplication and one addition each: the sum does not depend
 on who answered or in which order.
@@ -43,8 +42,8 @@ def combine(
     weights: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """residual [T, H] + the sum over experts of gate weight x block. `blocks[i]` [n, H] answers `groups[i]`, groups in
-    ascending expert id as group_rows makes them; `weights` [T, k]. Raises MalformedMessage if a block has another
-    shape."""
+    ascending expert id as group_rows makes them; `weights` [T, k]. Raises MalformedMessage for a block of
+    another shape."""
     total = np.zeros_like(residual)
     for group, block in zip(groups, blocks, strict=True):
         if block.shape != (len(group.rows), residual.shape[1]):

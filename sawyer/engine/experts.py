@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.engine.session import CPU, Device, Session, running_provider
-from sawyer.errors import UnknownExpert, UsageError
+from sawyer.errors import MalformedMessage, UnknownExpert, UsageError
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.graphs import expert_graph
 
@@ -47,10 +47,13 @@ class ExpertPool:
         self._pairs_lone_rows = self.provider != CPU or not exact_kernel
 
     def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[T, H] float32 -> [T, H] float32, without the gate weight. Blocking. Raises UnknownExpert if not hosted."""
+        """[T, H] float32 -> [T, H] float32, without the gate weight. Blocking. Raises UnknownExpert if not hosted,
+        MalformedMessage for rows of another width."""
         session = self._sessions.get((layer, expert))
         if session is None:
             raise UnknownExpert(f"expert {expert} of layer {layer} is not hosted here")
+        if rows.ndim != 2 or rows.shape[1] != self.hidden:
+            raise MalformedMessage(f"expected rows of {self.hidden} values, got shape {list(rows.shape)}")
         if len(rows) == 1 and self._pairs_lone_rows:
             return session.run({"x": np.repeat(rows, 2, axis=0)})[0][:1]
         return session.run({"x": rows})[0]

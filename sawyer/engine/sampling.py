@@ -1,5 +1,4 @@
-"""From logits to the next token. Pure but for the generator's state; the same seed gives the same choices
-everywhere."""
+"""From logits to the next token. No state but the generator: the same seed gives the same choices everywhere."""
 
 from __future__ import annotations
 

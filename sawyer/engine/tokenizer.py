@@ -27,16 +27,16 @@ class Tokenizer:
 
     def __init__(self, artifacts: Artifacts) -> None:
         """Raises ArtifactCorrupt if tokenizer.json is not the one of the manifest, or cannot be read."""
-        self.load(artifacts.read_tokenizer())
+        self._load(artifacts.read_tokenizer())
 
     @classmethod
     def from_json(cls, raw: bytes) -> Tokenizer:
-        """From the bytes of a tokenizer.json."""
+        """From the bytes of a tokenizer.json. Raises ArtifactCorrupt if they cannot be read."""
         tokenizer = cls.__new__(cls)
-        tokenizer.load(raw)
+        tokenizer._load(raw)
         return tokenizer
 
-    def load(self, raw: bytes) -> None:
+    def _load(self, raw: bytes) -> None:
         try:
             self.raw: Any = tokenizers.Tokenizer.from_buffer(raw)
             decoder = json.loads(raw).get("decoder") or {}
@@ -122,8 +122,7 @@ class _WindowStream:
 
 
 def _token_bytes(token: str) -> bytes:
-    """The bytes that a byte-level token stands for; a token with other characters stands for itself (an added
-    token)."""
+    """The bytes that a byte-level token stands for; one with other characters (an added token) stands for itself."""
     alphabet = _byte_alphabet()
     try:
         return bytes(alphabet[character] for character in token)

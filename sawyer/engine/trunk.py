@@ -20,8 +20,7 @@ from sawyer.model.graphs import head_graph, rope_tables
 from sawyer.schemas.models import ModelLayout
 
 PREFILL_CHUNK: Final = 128
-"""Rows that a prompt enters the model by. Everybody who computes uses the same, so that everybody gets the same
-bits."""
+"""Rows that a prompt enters the model by. Everybody who computes uses the same, and so gets the same bits."""
 
 
 class Attended(NamedTuple):

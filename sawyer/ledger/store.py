@@ -7,11 +7,18 @@ library's factory, which would let environment variables choose the database.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from eventsourcing.persistence import ApplicationRecorder, IntegrityError, PersistenceError, StoredEvent
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    IntegrityError,
+    OperationalError,
+    PersistenceError,
+    StoredEvent,
+)
 from eventsourcing.popo import POPOApplicationRecorder
 from eventsourcing.sqlite import (
     SQLiteApplicationRecorder,
@@ -100,8 +107,11 @@ class _Pool(SQLiteConnectionPool):
         self._synchronous = synchronous
 
     def _create_connection(self) -> SQLiteConnection:
-        connection = super()._create_connection()
-        connection.cursor().execute(f"PRAGMA synchronous={self._synchronous}")
+        try:
+            connection = super()._create_connection()
+            connection.cursor().execute(f"PRAGMA synchronous={self._synchronous}")
+        except sqlite3.Error as error:  # the library lets some through as they are
+            raise OperationalError(error) from error
         return connection
 
 

@@ -46,8 +46,7 @@ class Artifacts:
 
     @classmethod
     def open(cls, folder: Path) -> Artifacts:
-        """Raises UsageError if there is no split model, ArtifactCorrupt or UnsupportedModel if its manifest is
-        wrong."""
+        """Raises UsageError (no split model there), ArtifactCorrupt or UnsupportedModel (a wrong manifest)."""
         path = folder / MANIFEST_FILE
         if not path.is_file():
             raise UsageError(

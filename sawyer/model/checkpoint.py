@@ -35,8 +35,7 @@ _STORED: Final[dict[str, np.dtype[Any]]] = {"BF16": np.dtype("<u2"), "F16": np.d
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A contiguous part of a tensor: `shape` weights from flat index `start` of tensor `name`, whose shape is
-    `whole`."""
+    """A contiguous part of tensor `name`, whose shape is `whole`: the `shape` weights from flat index `start`."""
 
     name: str
     whole: tuple[int, ...]

@@ -152,8 +152,7 @@ class TrunkLayerGraph:
         return graph.op("Squeeze", attended, axis)
 
     def top_k_gate(self, router_logits: str, *, renormalise: bool) -> None:
-        """Softmax over all experts, then the k best; ties go to the lower expert on every machine, as it is one
-        kernel."""
+        """Softmax over all experts, then the k best. In the graph, so that ties break the same everywhere."""
         graph = self._graph
         best = "best" if renormalise else "weights"
         probabilities = graph.op("Softmax", router_logits, axis=-1)
@@ -164,6 +163,7 @@ class TrunkLayerGraph:
         graph.op("Cast", chosen, out="experts", to=TensorProto.INT32)
 
     def serialize(self) -> bytes:
+        """The graph as ONNX bytes, with the inputs and outputs of the contract."""
         layout, real, whole = self._layout, TensorProto.FLOAT, TensorProto.INT32
         past: list[int | str] = [1, layout.kv_heads, "P", layout.head_dim]
         present: list[int | str] = [1, layout.kv_heads, "Q", layout.head_dim]

@@ -1,8 +1,7 @@
 """Which files a split model has and where each array stands in its file. Pure: no IO.
 
 A file is a row of sections: plain little-endian arrays in C order, each starting at a multiple of 4096 bytes. There is
-no header: names, shapes and types follow from the manifest's layout and format, so a file has nothing of its own to lie
-about.
+no header: names, shapes and types follow from the manifest's layout and format, so a file cannot lie about itself.
 """
 
 from __future__ import annotations
@@ -119,8 +118,7 @@ def expert_file(layer: int, expert: int, format: Format) -> str:
 
 
 def expert_shape(layout: ModelLayout, format: Format) -> FileShape:
-    """A SwiGLU expert: gate and up as one matrix [2F, H], then down [H, F]. Raises UnsupportedModel if q4 does not
-    fit."""
+    """A SwiGLU expert: gate and up in one matrix [2F, H], then down [H, F]. UnsupportedModel if q4 does not fit."""
     gate_up, down = (2 * layout.ffn, layout.hidden), (layout.hidden, layout.ffn)
     if format == "f32":
         return FileShape((Section("gate_up", gate_up), Section("down", down)))

@@ -1,8 +1,7 @@
 """Format q4: four bits a weight, one float32 scale for each 32 weights of a row. Pure.
 
-The packing is what ONNX Runtime's MatMulNBits reads (bits 4, block 32, symmetric: zero point 8): weight = scale x (q -
-8), two weights a byte, the even one in the low half. The weight of largest magnitude in a block becomes exactly -8 x
-scale.
+The packing is what ONNX Runtime's MatMulNBits reads (bits 4, block 32, symmetric, zero point 8): two weights are a
+byte, the even one in the low half, and a weight is scale x (q - 8). The largest of a block becomes exactly -8 x scale.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import inspect
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from sawyer.schemas.events import NodeRegistered
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, HostedLayer, HostedModel
 from sawyer.settings import Home
 
-Answer = Callable[[bytes], bytes | None]
+Answer = Callable[[bytes], bytes | None | Awaitable[bytes]]
 """What a rogue node does with an activation request: the reply's bytes, or silence."""
 
 
@@ -114,27 +116,43 @@ class Network:
         tasks: set[asyncio.Task[None]] = set()
 
         def reply_with(how: Answer) -> Callable[[Message], None]:
-            def handle(message: Message) -> None:
+            async def reply(message: Message) -> None:
                 data = how(message.data)
+                if inspect.isawaitable(data):
+                    data = await data
                 if data is not None:
-                    tasks.add(asyncio.create_task(bus.publish(message.reply, data)))
+                    await bus.publish(message.reply, data)
 
-            return handle
+            return lambda message: tasks.add(asyncio.create_task(reply(message)))
 
         await bus.subscribe(subjects.experts_of(NodeId(name), DEMO_MODEL), reply_with(answer))
         await bus.subscribe(subjects.finish(NodeId(name)), reply_with(finish))
-        signed = sign(self.heartbeat(name), HEARTBEAT_KIND, name, key)
-        await bus.publish(subjects.heartbeat(NodeId(name)), signed.canonical())
-        await bus.flush()
+        beating = asyncio.create_task(self._beat(bus, name, key))
+        self.stack.callback(beating.cancel)
 
-    def heartbeat(self, name: str) -> Heartbeat:
+    async def _beat(self, bus: NatsBus, name: str, key: Key) -> None:
+        for beat in itertools.count(1):
+            signed = sign(self.heartbeat(name, beat), HEARTBEAT_KIND, name, key)
+            await bus.publish(subjects.heartbeat(NodeId(name)), signed.canonical())
+            await asyncio.sleep(0.2)
+
+    async def router_sees(self, *names: str) -> None:
+        """Returns when the router knows what each of these nodes hosts."""
+        directory = self.parts["router-1"].part._directory
+        nodes = directory.placement.nodes
+        async with asyncio.timeout(10):
+            while not all(name in nodes and nodes[name].first for name in names):
+                directory.changed.clear()
+                await directory.changed.wait()
+
+    def heartbeat(self, name: str, beat: int) -> Heartbeat:
         layout = self.artifacts.layout
         layers = tuple(
             HostedLayer(layer=layer, first=tuple(range(layout.experts)), replica=()) for layer in layout.moe_layers
         )
         model = HostedModel(model=DEMO_MODEL, manifest=self.artifacts.digest, format="q4", layers=layers)
         return Heartbeat(
-            network=self.network, node=name, at_ms=SystemClock().now_ms(), beat=1, version="test", provider="rogue",
+            network=self.network, node=name, at_ms=SystemClock().now_ms(), beat=beat, version="test", provider="rogue",
             device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, models=(model,), draining=False, queue=0,
             answers=0, refused=0, rows=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """The model families. A family is one file here that says what a checkpoint's config and tensor names mean.
 
-`FAMILIES` is the registry; what a family must say is the `Family` protocol. Nothing outside this folder knows a family
-by name.
+`FAMILIES` is the registry; what a family must say is the `Family` protocol. Nothing outside this
+folder knows a family by name.
 """
 
 from __future__ import annotations

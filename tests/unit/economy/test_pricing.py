@@ -34,7 +34,9 @@ def test_price_equals_worked_example(
 
 
 @given(counts, counts, millis, millis, millis, millis)
-def test_debit_is_the_exact_price_rounded_up_once(i: int, o: int, w_in: int, w_out: int, price: int, quant: int) -> None:
+def test_debit_is_the_exact_price_rounded_up_once(
+    i: int, o: int, w_in: int, w_out: int, price: int, quant: int
+) -> None:
     exact = (i * Fraction(w_in, 1000) + o * Fraction(w_out, 1000)) * Fraction(price, 1000) * Fraction(quant, 1000)
     debit = debit_tokens(
         i, o, input_weight_milli=w_in, output_weight_milli=w_out,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from sawyer.engine.experts import EXACT, FAST, ExpertPool
 from sawyer.engine.session import CPU
-from sawyer.errors import ArtifactCorrupt, UnknownExpert, UsageError
+from sawyer.errors import ArtifactCorrupt, MalformedMessage, UnknownExpert, UsageError
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.layout import expert_file
 from sawyer.model.quantize import dequantize_q4
@@ -89,12 +91,19 @@ def test_expert_that_the_model_does_not_have_is_refused(pair: tuple[int, int], d
         ExpertPool(demo("q4"), [pair], device="cpu")
 
 
+@pytest.mark.parametrize("shape", [(2, 191), (192,), (1, 2, 192)])
+def test_rows_of_another_width_are_refused(shape: tuple[int, ...], demo: Demo) -> None:
+    pool = ExpertPool(demo("q4"), [(0, 0)], device="cpu")
+    with pytest.raises(MalformedMessage, match="expected rows of 192 values"):
+        pool.run(0, 0, np.zeros(shape, np.float32))
+
+
 def test_pool_of_nothing_is_refused(demo: Demo) -> None:
     with pytest.raises(UsageError, match="no experts"):
         ExpertPool(demo("q4"), [], device="cpu")
 
 
-def test_corrupt_expert_is_refused_before_it_is_loaded(demo: Demo, tmp_path: object) -> None:
+def test_corrupt_expert_is_refused_before_it_is_loaded(demo: Demo, tmp_path: Path) -> None:
     artifacts = demo("q4")
     path = expert_file(0, 2, "q4")
     copy = _copy_with_a_flipped_bit(artifacts, path, tmp_path)
@@ -102,11 +111,8 @@ def test_corrupt_expert_is_refused_before_it_is_loaded(demo: Demo, tmp_path: obj
         ExpertPool(copy, [(0, 1), (0, 2)], device="cpu")
 
 
-def _copy_with_a_flipped_bit(artifacts: Artifacts, path: str, folder: object) -> Artifacts:
-    import shutil
-    from pathlib import Path
-
-    copy = Path(str(folder)) / "copy"
+def _copy_with_a_flipped_bit(artifacts: Artifacts, path: str, folder: Path) -> Artifacts:
+    copy = folder / "copy"
     shutil.copytree(artifacts.folder, copy)
     raw = bytearray((copy / path).read_bytes())
     raw[5000] ^= 1

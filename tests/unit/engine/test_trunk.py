@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from sawyer.engine.experts import FAST
 from sawyer.engine.local import LocalModel
 from sawyer.engine.trunk import PREFILL_CHUNK, Trunk, prefill_chunks
 from sawyer.errors import PromptEmpty, PromptTooLong, UsageError
@@ -44,6 +46,14 @@ def test_requests_in_turns_get_what_each_gets_alone(demo: Demo, load: Load) -> N
     assert all(
         np.array_equal(a, b) for one, other in zip(alone, turns, strict=True) for a, b in zip(one, other, strict=True)
     )
+
+
+def test_threads_with_caches_of_their_own_get_what_one_thread_gets(demo: Demo, load: Load) -> None:
+    model = load(demo("q4"), FAST)
+    prompts = [[5, 9, 13, 900], [77, 1200, 3], [1815, 305]]
+    alone = [model.generate(prompt, 20) for prompt in prompts]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(lambda prompt: model.generate(prompt, 20), prompts)) == alone
 
 
 def test_attended_arrays_stay_as_they_are_when_the_next_row_comes(trunk: Trunk) -> None:

@@ -135,7 +135,8 @@ class Scene:
         """Alice's order of at most 3 tokens."""
         fields = {
             "network": self.network, "request": request_id(number), "account": "alice", "model": "austen",
-            "content": "cd" * 32, "max_tokens": 3, "token_ceiling": 1_000_000_000, "price_sheet": sheet_hash(self.sheet),
+            "content": "cd" * 32, "max_tokens": 3, "token_ceiling": 1_000_000_000,
+            "price_sheet": sheet_hash(self.sheet),
             "issued_ms": self.now_ms, "expires_ms": self.now_ms + 60_000, **changes,
         }  # fmt: skip
         return sign(InferenceRequested(**fields), REQUEST_KIND, "alice", self.keys[key])  # type: ignore[arg-type]
@@ -258,6 +259,12 @@ def judge(scene: Scene) -> Judge:
     made = Judge(scene)
     made.write(*scene.opening())
     return made
+
+
+@pytest.fixture
+def judge_of() -> type[Judge]:
+    """Makes a judge of any scene."""
+    return Judge
 
 
 @pytest.fixture

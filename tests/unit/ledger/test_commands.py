@@ -71,7 +71,9 @@ def test_unknown_kind_is_refused(scene) -> None:
         check(asked(scene).model_copy(update={"kind": "tokens.invented.v1"}))
 
 
-@pytest.mark.parametrize("change", [{"extra": 1}, {"output_tokens": "3"}, {"output_tokens": None}, {"output_tokens": 1.5}])
+@pytest.mark.parametrize(
+    "change", [{"extra": 1}, {"output_tokens": "3"}, {"output_tokens": None}, {"output_tokens": 1.5}]
+)
 def test_body_that_breaks_its_schema_is_refused(change: dict[str, object], scene) -> None:
     made = asked(scene)
     with pytest.raises(MalformedMessage):

@@ -18,14 +18,16 @@ from sawyer.ledger.decide import decide
 from sawyer.schemas.events import KeyAdded, ModelPublished, NetworkFounded, NodeRows, PricingPublished
 
 
-def refuse(judge, asked, error: type[RefusedError], match: str | None = None, now_ms: int | None = None) -> RefusedError:
+def refuse(
+    judge, asked, error: type[RefusedError], match: str | None = None, now_ms: int | None = None
+) -> RefusedError:
     at_ms = judge.scene.now_ms if now_ms is None else now_ms
     with pytest.raises(error, match=match) as caught:
         decide(judge.state, asked, at_ms)
     return caught.value
 
 
-# --- membership ---------------------------------------------------------------------------------------------------------
+# --- membership -------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_happens_before_the_founding(empty_judge, scene) -> None:
@@ -135,7 +137,7 @@ def test_same_manifest_with_other_parameters_is_a_conflict(judge, scene) -> None
     refuse(judge, scene.say(more, "operator"), RequestConflict)
 
 
-# --- reserve ------------------------------------------------------------------------------------------------------------
+# --- reserve ----------------------------------------------------------------------------------------------------------
 
 
 def test_reserve_by_somebody_who_is_no_router_is_refused(judge, scene) -> None:
@@ -206,7 +208,9 @@ def test_hold_ends_in_the_future_and_within_ten_minutes_and_slack(judge, scene, 
 
 
 def test_reserve_takes_no_bucket_before_its_time_or_after_its_end(empty_judge, scene) -> None:
-    empty_judge.write(*scene.members(), scene.grant("past", 100, start_ms=-9, end_ms=0), scene.grant("next", 100, start_ms=1))
+    empty_judge.write(
+        *scene.members(), scene.grant("past", 100, start_ms=-9, end_ms=0), scene.grant("next", 100, start_ms=1)
+    )
     refuse(empty_judge, scene.reserve(scene.order()), BudgetTooSmall, "alice has 0")
 
 
@@ -237,7 +241,7 @@ def test_tokens_released_to_an_expired_bucket_cannot_be_spent(empty_judge, scene
     assert judge.state.balances.available("alice", scene.now_ms + 1_000) == 0
 
 
-# --- complete -------------------------------------------------------------------------------------------------------------
+# --- complete ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -252,7 +256,11 @@ def test_complete_without_a_reservation_is_refused(judge, scene) -> None:
 
 
 def test_complete_by_another_router_is_refused(held, scene) -> None:
-    held.write(scene.say(KeyAdded(network=scene.network, role="router", name="router", key=scene.keys["mallory"].id), "operator"))
+    held.write(
+        scene.say(
+            KeyAdded(network=scene.network, role="router", name="router", key=scene.keys["mallory"].id), "operator"
+        )
+    )
     refuse(held, scene.complete(scene.order(), signer="mallory"), NotAuthorised, "another router reserved")
 
 
@@ -321,7 +329,9 @@ def test_receipt_signed_by_another_key_is_refused_and_names_its_node(held, scene
 )
 def test_receipt_for_something_else_is_refused(held, scene, changes: dict[str, object]) -> None:
     order = scene.order()
-    refuse(held, scene.complete(order, receipts=(scene.receipt(order, 56, **changes),)), NotAuthorised, "receipt of node")
+    refuse(
+        held, scene.complete(order, receipts=(scene.receipt(order, 56, **changes),)), NotAuthorised, "receipt of node"
+    )
 
 
 def test_receipt_over_unpublished_weights_is_refused(held, scene) -> None:
@@ -398,7 +408,7 @@ def test_complete_after_the_hold_was_due_but_before_its_expiry_entry_posts(held,
     assert sum(part.tokens for part in entry.decided.debited) == 8
 
 
-# --- ends -------------------------------------------------------------------------------------------------------------------
+# --- ends -------------------------------------------------------------------------------------------------------------
 
 
 def test_void_releases_the_hold_in_full(held, scene) -> None:

@@ -21,7 +21,9 @@ def moves(judge, *commands) -> list[Counter]:
 
 def _earned(judge, before: dict[str, tuple[int, int]]) -> dict[str, int]:
     after = judge.state.payouts.earnings
-    return {grant: after[grant].earned_uusd - old for grant, (_, old) in before.items() if after[grant].earned_uusd != old}
+    return {
+        grant: after[grant].earned_uusd - old for grant, (_, old) in before.items() if after[grant].earned_uusd != old
+    }
 
 
 def _sum(entry: Entry, earned: dict[str, int]) -> Counter:
