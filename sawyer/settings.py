@@ -75,13 +75,16 @@ class Home:
         cannot be read as one."""
         file = self.path / "network.json"
         try:
-            return Pin(**json.loads(file.read_text(encoding="utf-8")))
+            held = Pin(**json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
             raise VerificationError(
                 f"{file} is not a network pin: {error}", hint="Restore it, or start with an empty home."
             ) from error
+        if not all(isinstance(value, str) for value in asdict(held).values()):
+            raise VerificationError(f"{file} is not a network pin", hint="Restore it, or start with an empty home.")
+        return held
 
     def write_pin(self, pin: Pin) -> None:
         """Pin a network, once. Raises UsageError if this home belongs to another network."""

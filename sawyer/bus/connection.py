@@ -126,8 +126,8 @@ class NatsBus:
             raise NoAnswer(f"no answer on {subject} within {timeout_s:g} s") from error
         except nats.errors.MaxPayloadError as error:
             raise _over_server_limit(data) from error
-        except nats.errors.ConnectionClosedError as error:
-            raise ServerUnreachable(f"cannot ask {subject}: the connection is closed") from error
+        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError) as error:
+            raise ServerUnreachable(f"cannot ask {subject}: {error}") from error
         return reply.data
 
     def new_inbox(self) -> str:

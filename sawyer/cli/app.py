@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
-import click
 import typer
 
 import sawyer
 from sawyer.cli import demo, ledger, models, parts
 from sawyer.cli.output import print_error, say, stdout
 from sawyer.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, SawyerError
+
+_BAD_ARGUMENTS: Final[Any] = typer.BadParameter.__bases__[0]
+"""The base of all complaints about arguments (click's UsageError), which typer carries inside and does not export."""
 
 app = typer.Typer(
     name="sawyer",
@@ -51,15 +53,13 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of one command line. Known errors are printed in two lines; unknown ones, in a traceback, are bugs."""
+    """The exit code of one command line. Known errors are printed in two lines; a traceback is a bug."""
     try:
         code = app(arguments, standalone_mode=False, prog_name="sawyer")
-    except click.UsageError as error:
+    except _BAD_ARGUMENTS as error:
         error.show(sys.stderr)
         return EXIT_USAGE
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         say("interrupted")
         return EXIT_INTERRUPTED
     except SawyerError as error:

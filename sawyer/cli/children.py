@@ -59,7 +59,9 @@ class Child:
                         return
                 await self._process.wait()
         except TimeoutError as error:
-            raise SawyerError(f"{self.name} was not ready within {READY_TIMEOUT_S:g} s", hint=f"See {self.log}.") from error
+            raise SawyerError(
+                f"{self.name} was not ready within {READY_TIMEOUT_S:g} s", hint=f"See {self.log}."
+            ) from error
         raise SawyerError(f"{self.name} ended before it was ready: {self._tail()}", hint=f"The whole log: {self.log}")
 
     def kill(self) -> None:

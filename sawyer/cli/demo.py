@@ -1,72 +1,19 @@
-"""`sawyer demo`: the whole path on this machine, with real processes, and the proof at the end.
-
-nats-server, bookkeeper, router and nodes are processes of their own; this one is operator, client and auditor.
-"""
+"""`sawyer demo`: its options. What it does is in demo_run.py, loaded only when it runs: the auditor's commands must
+work where NATS and ONNX Runtime are not installed."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
-import json
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from sawyer.bus.connection import NatsBus
-from sawyer.bus.server import LocalServer
-from sawyer.cli import demo_report
-from sawyer.cli.children import Child
-from sawyer.cli.demo_report import DemoResult
-from sawyer.cli.founding import Founder, pinned_network
-from sawyer.cli.models import split_with_progress
-from sawyer.client.aio import AsyncClient
-from sawyer.client.stream import Generation, TextStream
-from sawyer.clock import SystemClock
-from sawyer.errors import Busy, SawyerError, UsageError
-from sawyer.identity.keys import load_or_create
-from sawyer.model.artifacts import Artifacts
-from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
-from sawyer.schemas.messages import Trace
-from sawyer.schemas.models import MANIFEST_FILE
+from sawyer.errors import EXIT_WRONG, UsageError
 from sawyer.settings import Home
 
-ACCOUNT: Final = "alice"
-ROUTER: Final = "router-1"
-FORMAT: Final = "q4"
 DEFAULT_PROMPT: Final = "It was a"
 DEFAULT_MAX_TOKENS: Final = 64
 MAX_NODES: Final = 8
-KILL_AFTER_STEPS: Final = 8
-"""--kill waits for the middle of the text: some tokens are out, more are to come."""
-
-
-@dataclass(frozen=True)
-class DemoPlan:
-    """What was asked for."""
-
-    prompt: str
-    max_tokens: int
-    nodes: int
-    kill: bool
-    verbose: bool
-    as_json: bool
-
-
-@dataclass
-class Network:
-    """The running processes."""
-
-    url: str
-    bookkeeper: Child
-    router: Child
-    nodes: dict[str, Child] = field(default_factory=dict)
 
 
 def demo(
@@ -81,146 +28,10 @@ def demo(
     """A real model writes text through experts on other processes; the tokens are debited, the book is proved."""
     if kill and nodes < 2:
         raise UsageError("--kill needs a second node to take over", hint="Use --nodes 2 or more.")
-    place = Home(home.expanduser().absolute()) if home else Home.resolve().demo
-    plan = DemoPlan(prompt, max_tokens, nodes, kill, verbose, as_json)
-    started = time.perf_counter()
-    with _only_one(place):
-        result = asyncio.run(_interruptible(_demo(place, plan)))
-        verdict = demo_report.replay_book(place)
-    demo_report.show(result, verdict, plan.as_json, place, time.perf_counter() - started)
-    if not verdict.ok:
-        raise typer.Exit(3)
+    if kill and max_tokens < 2:
+        raise UsageError("--kill needs a middle of the text", hint="Use --max-tokens 2 or more.")
+    from sawyer.cli.demo_run import DemoPlan, run
 
-
-async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
-    artifacts = _split_model(home)
-    demo_report.announce(plan.nodes, home, artifacts.manifest, quiet=plan.as_json)
-    async with _running(home, plan, artifacts) as network:
-        client = AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT)))
-        async with client:
-            before = await client.balance()
-            killed: list[str] = []
-            stream = client.stream(
-                plan.prompt, model=DEMO_MODEL, max_tokens=plan.max_tokens, trace=plan.kill or plan.verbose
-            )
-            stream.on_trace = _on_trace(network, plan, killed)
-            answer = await _print_stream(stream, plan)
-            after = await client.balance()
-    return DemoResult(plan.prompt, answer, before.available, after.available, killed)
-
-
-async def _print_stream(stream: TextStream, plan: DemoPlan) -> Generation:
-    show = demo_report.TextPrinter(plan.prompt, quiet=plan.as_json, verbose=plan.verbose)
-    pieces: list[str] = []
-    try:
-        async with stream:
-            async for piece in stream:
-                pieces.append(piece)
-                show.piece(piece)
-    finally:
-        show.end()
-    assert stream.usage is not None
-    assert stream.finish is not None
-    return Generation(
-        stream.request, "".join(pieces), tuple(stream.ids), stream.finish, stream.usage, stream.repeated
-    )
-
-
-def _on_trace(network: Network, plan: DemoPlan, killed: list[str]):  # type: ignore[no-untyped-def]
-    """Prints layers with -v; with --kill, ends the node that has answered most rows of this very request."""
-    rows: dict[str, int] = {}
-
-    def on_trace(trace: Trace) -> None:
-        if plan.verbose and not plan.as_json:
-            demo_report.show_layer(trace)
-        for call in trace.calls:
-            rows[call.node] = rows.get(call.node, 0) + call.rows
-        if plan.kill and not killed and trace.step >= min(KILL_AFTER_STEPS, plan.max_tokens // 2):
-            victim = max(sorted(rows), key=lambda node: rows[node])
-            network.nodes[victim].kill()
-            killed.append(victim)
-
-    return on_trace
-
-
-@contextlib.asynccontextmanager
-async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIterator[Network]:
-    """All processes of the demo's network, founded and ready; every one of them ended afterwards."""
-    pin = pinned_network(home)
-    async with contextlib.AsyncExitStack() as stack:
-        server = LocalServer.start(home.nats)
-        stack.callback(server.stop)
-        common = ["--home", str(home.path), "--nats", server.url]
-        bookkeeper = await _start(stack, home, "bookkeeper", ["bookkeeper", *common])
-        await bookkeeper.ready()
-        bus = await NatsBus.connect(server.url, name="operator")
-        stack.push_async_callback(bus.close)
-        founder = Founder(bus, home, pin, SystemClock())
-        await founder.found()
-        await founder.add_router(ROUTER)
-        await founder.publish(artifacts.manifest)
-        router = await _start(
-            stack, home, ROUTER, ["route", DEMO_MODEL, "--name", ROUTER, "--threads", "1", *common], threads=1
-        )
-        network = Network(server.url, bookkeeper, router)
-        nodes = contextlib.AsyncExitStack()
-        stack.push_async_callback(nodes.aclose)
-        for part in range(plan.nodes):
-            name = f"node-{part + 1}"
-            arguments = ["serve", DEMO_MODEL, "--name", name, "--host", f"host-{part + 1}"]
-            arguments += ["--share", f"{part}/{plan.nodes}", "--threads", "1", *common]
-            network.nodes[name] = await _start(nodes, home, name, arguments, threads=1)
-        await _open_account(server.url, home, founder, plan.max_tokens)
-        await asyncio.gather(*(child.ready() for child in [router, *network.nodes.values()]))
-        yield network
-
-
-async def _open_account(url: str, home: Home, founder: Founder, max_tokens: int) -> None:
-    async with AsyncClient(url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT))) as client:
-        await client.open_account()
-    await founder.top_up(ACCOUNT, at_least=10 * max_tokens)
-
-
-async def _start(
-    stack: contextlib.AsyncExitStack, home: Home, name: str, arguments: list[str], threads: int = 0
-) -> Child:
-    child = await Child.start(name, arguments, home.logs / f"{name}.log", threads)
-    stack.push_async_callback(child.stop)
-    return child
-
-
-def _split_model(home: Home) -> Artifacts:
-    """The demo model, split in this home (once)."""
-    folder = home.models / f"{DEMO_MODEL}-{FORMAT}"
-    if not (folder / MANIFEST_FILE).exists():
-        split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, "q4")
-    return Artifacts.open(folder)
-
-
-async def _interruptible(main):  # type: ignore[no-untyped-def]
-    """SIGTERM ends the demo like Ctrl-C: every process it started is ended first."""
-    task = asyncio.ensure_future(main)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-@contextlib.contextmanager
-def _only_one(home: Home) -> Iterator[None]:
-    """One network at a time in one home. Raises Busy naming the process that runs there."""
-    home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with home.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise Busy(
-                f"process {file.read().strip() or '?'} runs a network in {home.path}",
-                hint="Wait for it, end it, or use another --home.",
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    place = Home.resolve(home) if home else Home.resolve().demo
+    if not run(place, DemoPlan(prompt, max_tokens, nodes, kill, verbose, as_json)):
+        raise typer.Exit(EXIT_WRONG)

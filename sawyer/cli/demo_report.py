@@ -44,6 +44,7 @@ class TextPrinter:
             self._console.print(prompt, markup=False, style="bold", end="")
 
     def piece(self, text: str) -> None:
+        """The next piece of text."""
         self._text += text
         if self._quiet or self._verbose:
             return
@@ -51,6 +52,7 @@ class TextPrinter:
         sys.stdout.flush()
 
     def end(self) -> None:
+        """No more will come, for whatever reason."""
         if self._verbose and not self._quiet:
             line()
             line(self._text)
@@ -59,13 +61,12 @@ class TextPrinter:
 
 
 def announce(nodes: int, home: Home, manifest: Manifest, *, quiet: bool) -> None:
+    """One line about what starts now."""
     if quiet:
         return
     layout = manifest.layout
-    say(
-        f"{manifest.model} ({manifest.format}): {layout.layers} layers of {layout.experts} experts, top {layout.top_k}, "
-        f"on {nodes} node{'s' if nodes > 1 else ''}; home {home.path}\n"
-    )
+    shape = f"{layout.layers} layers of {layout.experts} experts, top {layout.top_k}"
+    say(f"{manifest.model} ({manifest.format}): {shape}, on {nodes} node{'s' if nodes > 1 else ''}; home {home.path}\n")
 
 
 def show_layer(trace: Trace) -> None:
@@ -115,7 +116,8 @@ def show(result: DemoResult, verdict: ReplayReport, as_json: bool, home: Home, w
         ("entry", f"{usage.entry}: the signed debit, with the client's order and the nodes' receipts"),
     )
     for taken in usage.takeovers:
-        line(f"takeover   {taken.by} answered for {taken.lost} from token {taken.step} layer {taken.layer} ({taken.reason})")
+        when = f"from step {taken.step}, layer {taken.layer}"
+        line(f"{'takeover':<10} {taken.by} answered for {taken.lost} {when} ({taken.reason})")
     heading("Who computed")
     table(
         ("node", "host", "rows", "receipt"),

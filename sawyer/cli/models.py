@@ -37,7 +37,9 @@ def split(
     manifest = split_with_progress(source, folder, model, known_format(format))
     size_bytes = sum(file.size_bytes for file in manifest.files)
     if as_json:
-        emit_json({"folder": str(folder), "digest": manifest.digest(), "files": len(manifest.files), "bytes": size_bytes})
+        emit_json(
+            {"folder": str(folder), "digest": manifest.digest(), "files": len(manifest.files), "bytes": size_bytes}
+        )
         return
     line(f"{manifest.model} ({manifest.format})  {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB  {folder}")
     line(f"manifest {manifest.digest()}")

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 READY = "ready: "
 """How the line begins that says a program is ready."""
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Home directory (default: SAWYER_HOME or your data folder).")]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Home directory (default: SAWYER_HOME or your data folder).")
+]
 NatsOption = Annotated[str, typer.Option("--nats", help="Address of the NATS server.")]
 FormatOption = Annotated[str, typer.Option("--format", help="Format of the split model: q4 or f32.")]
 DEFAULT_NATS = "nats://127.0.0.1:4222"
@@ -59,7 +61,9 @@ def bookkeeper(home: HomeOption = None, nats: NatsOption = DEFAULT_NATS) -> None
         )
         bus = await NatsBus.connect(nats, name="bookkeeper")
         try:
-            await _until_stopped(Bookkeeper(bus, book, SystemClock()), f"bookkeeper of {pin.network}, {book.size} entries")
+            await _until_stopped(
+                Bookkeeper(bus, book, SystemClock()), f"bookkeeper of {pin.network}, {book.size} entries"
+            )
         finally:
             await bus.close()
             book.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from types import TracebackType
 from typing import Final
 
@@ -17,7 +19,7 @@ from sawyer.economy.pricing import price_tokens, sheet_hash
 from sawyer.errors import RefusedError, UnknownModel, UsageError
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
-from sawyer.ids import AccountId, ModelId, RequestId, new_request_id
+from sawyer.ids import AccountId, ModelId, RequestId, is_slug, new_request_id
 from sawyer.ledger.commands import command
 from sawyer.schemas.base import first_problem
 from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, AccountOpened, InferenceRequested
@@ -33,6 +35,7 @@ from sawyer.schemas.messages import (
 ORDER_VALID_MS: Final = 5 * 60 * 1000
 DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_MAX_TOKENS: Final = 64
+_REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class AsyncClient:
@@ -57,6 +60,11 @@ class AsyncClient:
         clock: Clock | None = None,
     ) -> None:
         self._url = url
+        if not is_slug(account):
+            raise UsageError(
+                f"{account!r} is not an account name",
+                hint="Names are lower-case letters, digits, - and _, at most 63 characters.",
+            )
         self._account = AccountId(account)
         self._key = key
         self._timeout_s = timeout_s
@@ -129,9 +137,9 @@ class AsyncClient:
         params = _params(
             prompt=prompt,
             max_tokens=max_tokens,
-            temperature_milli=round(temperature * 1000),
+            temperature_milli=_milli("temperature", temperature),
             top_k=top_k,
-            top_p_milli=round(top_p * 1000),
+            top_p_milli=_milli("top_p", top_p),
             seed=seed,
         )
         order = self._order(params, model, token_ceiling, request_id or new_request_id(), trace)
@@ -146,9 +154,15 @@ class AsyncClient:
         if model not in {each.model for each in network.models}:
             known = ", ".join(each.model for each in network.models) or "none"
             raise UnknownModel(f"the network publishes no model {model!r}", hint=f"Published: {known}.")
+        if token_ceiling is None:
+            most_input = len(params.prompt.encode()) + MAX_FREE_TOKENS
+            token_ceiling = price_tokens(network.pricing, model, most_input, params.max_tokens)
+        if token_ceiling < 1:
+            raise UsageError(f"token_ceiling must be at least 1, got {token_ceiling}")
+        if not _REQUEST_ID.fullmatch(request):
+            raise UsageError(f"{request!r} is not a request id", hint="It is 32 lower-case hex characters.")
         now_ms = self._clock.now_ms()
         salt = _salt(self._key, request)
-        most_input = len(params.prompt.encode()) + MAX_FREE_TOKENS
         body = InferenceRequested(
             network=network.network,
             request=request,
@@ -156,7 +170,7 @@ class AsyncClient:
             model=model,
             content=params.commitment(salt),
             max_tokens=params.max_tokens,
-            token_ceiling=token_ceiling or price_tokens(network.pricing, model, most_input, params.max_tokens),
+            token_ceiling=token_ceiling,
             price_sheet=sheet_hash(network.pricing),
             issued_ms=now_ms,
             expires_ms=now_ms + ORDER_VALID_MS,
@@ -180,6 +194,12 @@ def _params(**fields: object) -> GenerateParams:
         return GenerateParams.model_validate(fields)
     except ValidationError as error:
         raise UsageError(f"cannot ask for this: {first_problem(error)}") from error
+
+
+def _milli(name: str, value: float) -> int:
+    if not math.isfinite(value):
+        raise UsageError(f"{name} must be a number, got {value}")
+    return round(value * 1000)
 
 
 def _salt(key: Key, request: RequestId) -> str:

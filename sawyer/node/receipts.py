@@ -4,7 +4,6 @@ receipt over exactly the answers that were used. The counter outlives the proces
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections import Counter, OrderedDict
@@ -13,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from sawyer.errors import RefusedError, RequestConflict, VerificationError
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import NetworkId, NodeId, RequestId
 from sawyer.ledger.merkle import leaf_hash, tree_root
+from sawyer.schemas.base import Positive, Sha256, Strict, first_problem
 from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
@@ -43,6 +45,13 @@ class Block:
         return leaf_hash(block_leaf(self.layer, self.expert, self.rows, self.input_digest, self.output_digest))
 
 
+class _State(Strict):
+    """What outlives the process: how many receipts were signed, and the SHA-256 of the last."""
+
+    counter: Positive
+    last: Sha256
+
+
 @dataclass
 class ReceiptLog:
     """Thread safe. `state` is the file that keeps counter and hash of the last receipt."""
@@ -60,8 +69,11 @@ class ReceiptLog:
         return len(self._open)
 
     def note(self, request: RequestId, manifest: str, sequence: int, blocks: tuple[Block, ...]) -> None:
-        """Remember an answer until its request is finished. The oldest request is forgotten beyond the limit."""
+        """Remember an answer until its request is finished; one that comes later can be in no receipt. The oldest
+        request is forgotten beyond the limit."""
         with self._lock:
+            if request in self._signed:
+                return
             answers = self._open.setdefault((request, manifest), {})
             if len(answers) < MAX_ANSWERS_A_REQUEST:
                 answers[sequence] = blocks
@@ -116,21 +128,21 @@ class ReceiptLog:
 
     def _read_state(self) -> tuple[int, str]:
         try:
-            saved = json.loads(self.state.read_text(encoding="utf-8"))
-            return int(saved["counter"]), str(saved["last"])
+            saved = _State.model_validate_json(self.state.read_bytes())
         except FileNotFoundError:
             return 0, NO_HASH
-        except (ValueError, KeyError, TypeError) as error:
+        except ValidationError as error:
             raise VerificationError(
-                f"{self.state} does not hold this node's receipt counter: {error}",
+                f"{self.state} does not hold this node's receipt counter: {first_problem(error)}",
                 hint="Restore the file; a counter that starts again is refused by the ledger.",
             ) from error
+        return saved.counter, saved.last
 
     def _write_state(self, counter: int, last: str) -> None:
         self.state.parent.mkdir(parents=True, exist_ok=True)
         draft = self.state.with_suffix(".draft")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump({"counter": counter, "last": last}, file)
+        with draft.open("wb") as file:
+            file.write(_State(counter=counter, last=last).canonical())
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.state)
@@ -138,9 +150,11 @@ class ReceiptLog:
 
 def _used(answers: dict[int, tuple[Block, ...]], finish: Finish) -> Iterator[Block]:
     """The blocks of the used answers, in order of sequence, then expert."""
+    before = 0
     for start, end in finish.used:
-        if end < start or end - start > MAX_ANSWERS_A_REQUEST:
-            raise RefusedError(f"{start} to {end} is not a run of sequence numbers")
+        if not before < start <= end or end - start > MAX_ANSWERS_A_REQUEST:  # else an answer could be counted twice
+            raise RefusedError(f"{start} to {end} after {before} is not a run of sequence numbers")
+        before = end
         for sequence in range(start, end + 1):
             if sequence not in answers:
                 raise RefusedError(f"this node gave no answer {sequence} of request {finish.request}")

@@ -83,6 +83,8 @@ class Directory:
         node = NodeId(beat.node)
         if message.subject != subjects.heartbeat(node):
             raise NotCanonical(f"a heartbeat of {node} on another node's subject")
+        if self.network is None or beat.network != self.network.network:
+            raise NotCanonical(f"a heartbeat of {node} for network {beat.network}")
         if node not in self.placement.nodes:
             await self._ask_members()
         state = self.placement.nodes.get(node)

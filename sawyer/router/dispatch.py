@@ -8,7 +8,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,22 +134,27 @@ class _LayerRun:
         while not all(unit.done for unit in self._units):
             now_s = self._loop.time()
             if now_s >= last_s:
-                self._give_up(f"no answer within {LAYER_TIMEOUT_S:g} s")
+                self._give_up(
+                    [unit for unit in self._units if not unit.done], f"no answer within {LAYER_TIMEOUT_S:g} s"
+                )
             waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [last_s])
-            arrivals = await self._call.wait(max(0.0, waiting - now_s))
-            again = [unit for arrival in arrivals for unit in self._take(arrival)]
-            again += self._overdue(self._loop.time())
-            await self._send([unit for unit in again if not unit.done])
+            for arrival in await self._call.wait(max(0.0, waiting - now_s)):
+                self._take(arrival)
+            self._note_overdue(self._loop.time())
+            await self._send([unit for unit in self._units if not (unit.done or self._in_hand(unit))])
 
     async def _send(self, units: list[_Unit]) -> None:
         """One message a node, in parts that fit. A unit without a candidate waits for an answer that is still out."""
         chosen: dict[NodeId, list[_Unit]] = defaultdict(list)
+        stranded: list[_Unit] = []
         for unit in units:
             node = self._placement.choose(self._layer, unit.expert, frozenset(unit.lost), self._loop.time())
             if node is not None:
                 chosen[node].append(unit)
             elif not self._still_out(unit):
-                self._give_up("no other replica is left")
+                stranded.append(unit)
+        if stranded:
+            self._give_up(stranded, "no other replica is left")
         for node in sorted(chosen):
             for batch in _batches(chosen[node], _rows_a_message(self._wire)):
                 await self._send_part(node, batch)
@@ -175,21 +180,27 @@ class _LayerRun:
         subject = subjects.expert(node, self._dispatcher.model, self._layer, units[0].expert)
         await self._call.send(tag, subject, tensors.encode_request(message))
 
-    def _take(self, arrival: Arrival) -> list[_Unit]:
-        """Use an answer; returns the units that need another replica because this was none."""
+    def _take(self, arrival: Arrival) -> None:
+        """Use an answer whole, or not at all: a node's receipt is over whole answers. So a late one of which a part was
+        answered elsewhere is dropped, and its node, which lives, may be asked for the rest again."""
         part = self._parts[arrival.tag]
         if arrival.loss is not None:
-            return self._lose(part, arrival.loss.value, gone=True)
+            self._lose(part, arrival.loss.value, gone=True)
+            return
         try:
             answer = tensors.decode_answer(arrival.data)
             if isinstance(answer, ActivationError):
-                return self._lose(part, answer.error.code, gone=False)
+                self._lose(part, answer.error.code, gone=False)
+                return
             _check_answer(answer, part.message)
         except MalformedMessage:
-            return self._lose(part, "malformed", gone=False)
+            self._lose(part, "malformed", gone=False)
+            return
         if not any(unit.done for unit in part.units):
             self._use(part, answer, arrival.at_s)
-        return []
+            return
+        for unit in part.units:
+            unit.lost.pop(part.node, None)
 
     def _use(self, part: _Part, answer: ActivationReply, at_s: float) -> None:
         leaves = []
@@ -213,24 +224,29 @@ class _LayerRun:
             )
         )
 
-    def _lose(self, part: _Part, reason: str, *, gone: bool) -> list[_Unit]:
+    def _lose(self, part: _Part, reason: str, *, gone: bool) -> None:
         self._placement.nodes[part.node].failed(self._loop.time(), gone=gone)
-        waiting = [unit for unit in part.units if not unit.done]
-        for unit in waiting:
-            unit.lost[part.node] = reason
-        return waiting
+        for unit in part.units:
+            if not unit.done:
+                unit.lost[part.node] = reason
 
-    def _overdue(self, now_s: float) -> list[_Unit]:
-        """Units whose message is past its deadline: asked of another replica, while a late answer still counts."""
-        late: list[_Unit] = []
+    def _note_overdue(self, now_s: float) -> None:
+        """Units of a message past its deadline are asked of another replica, while a late answer still counts."""
         for tag, at in list(self._deadlines.items()):
             if tag in self._call.outstanding and now_s >= at:
                 del self._deadlines[tag]
-                late += self._lose(self._parts[tag], "deadline", gone=False)
-        return late
+                self._lose(self._parts[tag], "deadline", gone=False)
+
+    def _in_hand(self, unit: _Unit) -> bool:
+        """Some node has it, within its deadline."""
+        return any(self._holds(tag, unit) for tag in self._call.outstanding & self._deadlines.keys())
 
     def _still_out(self, unit: _Unit) -> bool:
-        return any(unit in self._parts[tag].units for tag in self._call.outstanding)
+        """Some node has it, and may answer late."""
+        return any(self._holds(tag, unit) for tag in self._call.outstanding)
+
+    def _holds(self, tag: int, unit: _Unit) -> bool:
+        return any(each is unit for each in self._parts[tag].units)
 
     def _note_takeover(self, lost: NodeId, by: NodeId, reason: str) -> None:
         if lost != by:
@@ -239,9 +255,9 @@ class _LayerRun:
                 Takeover(lost=lost, by=by, reason=_slug(reason), step=self._scope.step, layer=self._layer),
             )
 
-    def _give_up(self, why: str) -> None:
-        missing = sorted({unit.expert for unit in self._units if not unit.done})
-        tried = {node: reason for unit in self._units if not unit.done for node, reason in unit.lost.items()}
+    def _give_up(self, units: list[_Unit], why: str) -> NoReturn:
+        missing = sorted({unit.expert for unit in units})
+        tried = {node: reason for unit in units for node, reason in unit.lost.items()}
         named = ", ".join(str(expert) for expert in missing)
         asked = "; ".join(f"{node}: {reason}" for node, reason in sorted(tried.items())) or "no node serves them"
         raise ExpertUnavailable(
@@ -284,6 +300,8 @@ def _check_answer(answer: ActivationReply, asked: ActivationRequest) -> None:
     shapes = [(expert, block.shape) for expert, block in answer.blocks]
     if shapes != [(expert, (len(indices), asked.rows.shape[1])) for expert, indices in asked.work]:
         raise MalformedMessage("the answer has other experts or shapes than asked for")
+    if asked.reply_f32 and any(block.dtype != np.float32 for _, block in answer.blocks):
+        raise MalformedMessage("the answer is narrower than the float32 that was asked for")
     if not all(np.isfinite(block).all() for _, block in answer.blocks):
         raise MalformedMessage("the answer holds NaN or infinity")
 

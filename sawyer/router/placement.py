@@ -71,7 +71,7 @@ class NodeState:
 
     def expected_us(self, now_s: float) -> float:
         """The aged estimate of a round trip."""
-        weight = 0.5 ** (max(0.0, now_s - self.measured_s) / HALF_LIFE_S)
+        weight: float = 0.5 ** (max(0.0, now_s - self.measured_s) / HALF_LIFE_S)
         return UNMEASURED_US + (self.latency_us - UNMEASURED_US) * weight
 
     def score(self, pair: tuple[int, int], now_s: float) -> float:

@@ -39,7 +39,7 @@ from sawyer.schemas.events import NodeRegistered
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, HostedLayer, HostedModel
 from sawyer.settings import Home
 
-Answer = Callable[[bytes], bytes | None | Awaitable[bytes]]
+Answer = Callable[[bytes], bytes | Awaitable[bytes] | None]
 """What a rogue node does with an activation request: the reply's bytes, or silence."""
 
 

@@ -137,7 +137,7 @@ def _false_receipt(network, asked: Finish, lie: str, key) -> bytes:
     return FinishReply(receipt=sign(body, RECEIPT_KIND, ROGUE, key)).canonical()
 
 
-# --- messages that are no messages ----------------------------------------------------------------------------------------
+# --- messages that are no messages ----------------------------------------------------------------------------------
 
 
 def _request(network, **changes: object) -> ActivationRequest:

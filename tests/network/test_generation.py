@@ -77,9 +77,11 @@ async def test_stream_delivers_the_text_in_pieces_and_the_bill_at_the_end(networ
 
 
 async def test_trace_names_every_layer_of_every_step(network):
-    async with network.client() as client:
-        async with client.stream("Emma was", model=DEMO_MODEL, max_tokens=3, trace=True) as stream:
-            await stream.result()
+    async with (
+        network.client() as client,
+        client.stream("Emma was", model=DEMO_MODEL, max_tokens=3, trace=True) as stream,
+    ):
+        await stream.result()
     assert sorted({(each.step, each.layer) for each in stream.traces}) == [(s, n) for s in range(3) for n in range(4)]
     assert sum(call.rows for each in stream.traces for call in each.calls) == sum(n.rows for n in stream.usage.nodes)
 
@@ -162,7 +164,7 @@ async def test_seeded_sampling_gives_the_same_text_for_the_same_seed(network):
     assert first.ids == second.ids != other.ids
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
 def _tokens(balance: BalanceReply) -> tuple[int, int]:
@@ -230,7 +232,7 @@ async def test_client_outside_its_block_is_told_how_to_use_it(keys):
         AsyncClient(account="alice", key=keys["alice"]).stream("It was a", model=DEMO_MODEL)
 
 
-# --- nodes that fail ---------------------------------------------------------------------------------------------------
+# --- nodes that fail ------------------------------------------------------------------------------------------------
 
 
 async def test_node_that_vanishes_in_the_middle_changes_nothing(network):

@@ -374,3 +374,9 @@ def test_file_damaged_in_the_middle_is_wrong_and_never_a_crash(home: Path, scene
     for at in range(0, len(whole), 997):
         path.write_bytes(whole[:at] + os.urandom(64) + whole[at + 64 :])
         replay(SQLiteSource(path), key=scene.vkey)
+
+
+def test_views_file_that_is_damaged_is_wrong_and_named(home: Path, scene) -> None:
+    (home / "views.sqlite").write_bytes(b"no database, whatever its name says" * 100)
+    with pytest.raises(VerificationError, match=r"cannot read .*views\.sqlite"):
+        verify(home, scene)

@@ -1,0 +1,207 @@
+"""What `sawyer demo` does: the whole path on this machine, with real processes, and the proof at the end.
+
+nats-server, bookkeeper, router and nodes are processes of their own; this one is operator, client and auditor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from sawyer.bus.connection import NatsBus
+from sawyer.bus.server import LocalServer
+from sawyer.cli import demo_report
+from sawyer.cli.children import Child
+from sawyer.cli.demo_report import DemoResult
+from sawyer.cli.founding import Founder, pinned_network
+from sawyer.cli.models import split_with_progress
+from sawyer.client.aio import AsyncClient
+from sawyer.client.stream import Generation, TextStream
+from sawyer.clock import SystemClock
+from sawyer.errors import Busy
+from sawyer.identity.keys import load_or_create
+from sawyer.model.artifacts import Artifacts
+from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
+from sawyer.schemas.messages import Trace
+from sawyer.schemas.models import MANIFEST_FILE
+from sawyer.settings import Home
+
+ACCOUNT: Final = "alice"
+ROUTER: Final = "router-1"
+FORMAT: Final = "q4"
+KILL_AFTER_STEPS: Final = 8
+"""--kill waits for the middle of the text: some tokens are out, more are to come."""
+
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What was asked for."""
+
+    prompt: str
+    max_tokens: int
+    nodes: int
+    kill: bool
+    verbose: bool
+    as_json: bool
+
+
+@dataclass
+class Network:
+    """The running processes."""
+
+    url: str
+    bookkeeper: Child
+    router: Child
+    nodes: dict[str, Child] = field(default_factory=dict)
+
+
+def run(home: Home, plan: DemoPlan) -> bool:
+    """The whole demo: run, print, replay, print. True if the book was found right."""
+    started = time.perf_counter()
+    with _only_one(home):
+        result = asyncio.run(_interruptible(_demo(home, plan)))
+        verdict = demo_report.replay_book(home)
+    demo_report.show(result, verdict, plan.as_json, home, time.perf_counter() - started)
+    return verdict.ok
+
+
+async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
+    artifacts = _split_model(home)
+    demo_report.announce(plan.nodes, home, artifacts.manifest, quiet=plan.as_json)
+    async with _running(home, plan, artifacts) as network:
+        client = AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT)))
+        async with client:
+            before = await client.balance()
+            killed: list[str] = []
+            stream = client.stream(
+                plan.prompt, model=DEMO_MODEL, max_tokens=plan.max_tokens, trace=plan.kill or plan.verbose
+            )
+            stream.on_trace = _on_trace(network, plan, killed)
+            answer = await _print_stream(stream, plan)
+            after = await client.balance()
+    return DemoResult(plan.prompt, answer, before.available, after.available, killed)
+
+
+async def _print_stream(stream: TextStream, plan: DemoPlan) -> Generation:
+    show = demo_report.TextPrinter(plan.prompt, quiet=plan.as_json, verbose=plan.verbose)
+    pieces: list[str] = []
+    try:
+        async with stream:
+            async for piece in stream:
+                pieces.append(piece)
+                show.piece(piece)
+    finally:
+        show.end()
+    assert stream.usage is not None
+    assert stream.finish is not None
+    return Generation(stream.request, "".join(pieces), tuple(stream.ids), stream.finish, stream.usage, stream.repeated)
+
+
+def _on_trace(network: Network, plan: DemoPlan, killed: list[str]) -> Callable[[Trace], None]:
+    """Prints layers with -v; with --kill, ends the node that has answered most rows of this very request."""
+    rows: dict[str, int] = {}
+
+    def on_trace(trace: Trace) -> None:
+        if plan.verbose and not plan.as_json:
+            demo_report.show_layer(trace)
+        for call in trace.calls:
+            rows[call.node] = rows.get(call.node, 0) + call.rows
+        if plan.kill and not killed and trace.step >= min(KILL_AFTER_STEPS, plan.max_tokens // 2):
+            victim = max(sorted(rows), key=lambda node: rows[node])
+            network.nodes[victim].kill()
+            killed.append(victim)
+
+    return on_trace
+
+
+@contextlib.asynccontextmanager
+async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIterator[Network]:
+    """All processes of the demo's network, founded and ready; every one of them ended afterwards."""
+    pin = pinned_network(home)
+    async with contextlib.AsyncExitStack() as stack:
+        server = LocalServer.start(home.nats)
+        stack.callback(server.stop)
+        common = ["--home", str(home.path), "--nats", server.url]
+        bookkeeper = await _start(stack, home, "bookkeeper", ["bookkeeper", *common])
+        await bookkeeper.ready()
+        bus = await NatsBus.connect(server.url, name="operator")
+        stack.push_async_callback(bus.close)
+        founder = Founder(bus, home, pin, SystemClock())
+        await founder.found()
+        await founder.add_router(ROUTER)
+        await founder.publish(artifacts.manifest)
+        router = await _start(
+            stack, home, ROUTER, ["route", DEMO_MODEL, "--name", ROUTER, "--threads", "1", *common], threads=1
+        )
+        network = Network(server.url, bookkeeper, router)
+        nodes = contextlib.AsyncExitStack()
+        stack.push_async_callback(nodes.aclose)
+        for part in range(plan.nodes):
+            name = f"node-{part + 1}"
+            arguments = ["serve", DEMO_MODEL, "--name", name, "--host", f"host-{part + 1}"]
+            arguments += ["--share", f"{part}/{plan.nodes}", "--threads", "1", *common]
+            network.nodes[name] = await _start(nodes, home, name, arguments, threads=1)
+        await _open_account(server.url, home, founder, plan.max_tokens)
+        await asyncio.gather(*(child.ready() for child in [router, *network.nodes.values()]))
+        yield network
+
+
+async def _open_account(url: str, home: Home, founder: Founder, max_tokens: int) -> None:
+    async with AsyncClient(url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT))) as client:
+        await client.open_account()
+    await founder.top_up(ACCOUNT, at_least=10 * max_tokens)
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack, home: Home, name: str, arguments: list[str], threads: int = 0
+) -> Child:
+    child = await Child.start(name, arguments, home.logs / f"{name}.log", threads)
+    stack.push_async_callback(child.stop)
+    return child
+
+
+def _split_model(home: Home) -> Artifacts:
+    """The demo model, split in this home (once)."""
+    folder = home.models / f"{DEMO_MODEL}-{FORMAT}"
+    if not (folder / MANIFEST_FILE).exists():
+        split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, "q4")
+    return Artifacts.open(folder)
+
+
+async def _interruptible(main: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """SIGTERM ends the demo like Ctrl-C: every process it started is ended first."""
+    task = asyncio.ensure_future(main)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def _only_one(home: Home) -> Iterator[None]:
+    """One network at a time in one home. Raises Busy naming the process that runs there."""
+    home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with home.lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise Busy(
+                f"process {file.read().strip() or '?'} runs a network in {home.path}",
+                hint="Wait for it, end it, or use another --home.",
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

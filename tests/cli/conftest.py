@@ -1,0 +1,101 @@
+"""The command line as a person runs it: real processes in homes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 90
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A user without a home directory of ours, and without our settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SAWYER_")}
+    return {**kept, "HOME": str(home), "XDG_DATA_HOME": str(home / "data"), "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="session")
+def sawyer(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """`sawyer("demo", "--json")` runs the command and returns exit code, stdout and stderr."""
+    home = tmp_path_factory.mktemp("user")
+
+    def run(*arguments: str | Path, program: tuple[str, ...] = ("-m", "sawyer")) -> Done:
+        done = subprocess.run(
+            [sys.executable, *program, *map(str, arguments)],
+            check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(home),
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`started("demo", ...)` starts the command and leaves it running; what is left at the end is ended."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sawyer", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def demo_home(sawyer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which one demo ran to its end. Tests must not change it."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    done = sawyer("demo", "--json", "--max-tokens", "4", "--home", home)
+    assert done.code == 0, done.err
+    return home
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of all processes that name this home."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if str(home) in line and state != "Z":
+            found.append(line)
+    return found
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Poll a condition; fail with what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for: {what}"
+        os.sched_yield()

@@ -1,0 +1,171 @@
+"""NATS when it goes wrong: nothing there, something silent there, a server that dies and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import nats.errors
+import pytest
+
+from sawyer.bus import connection, server
+from sawyer.bus.connection import NatsBus
+from sawyer.bus.gather import Gatherer, Loss
+from sawyer.bus.protocol import Message
+from sawyer.bus.server import LocalServer
+from sawyer.errors import ServerUnreachable, UsageError
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def start(free_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], LocalServer]]:
+    """Starts a server, always on the same port."""
+    monkeypatch.setattr(server, "_CONFIG", server._CONFIG.replace("127.0.0.1:-1", f"127.0.0.1:{free_port}"))
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(LocalServer.start(tmp_path / "nats"))
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[NatsBus]:
+    bus = await NatsBus.connect(url, name="test")
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+async def back(bus: NatsBus) -> None:
+    """Returns when the server answers again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await bus.flush()
+            except ServerUnreachable:
+                await asyncio.sleep(0.02)
+
+
+async def test_connecting_to_nothing_fails_and_names_the_address(free_port: int) -> None:
+    url = f"nats://127.0.0.1:{free_port}"
+    with pytest.raises(ServerUnreachable, match=url) as error:
+        await asyncio.wait_for(NatsBus.connect(url, name="test"), PATIENCE_S)
+    assert "refused" in error.value.message or "Connect call failed" in error.value.message
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("url", ["nats://127.0.0.1:notaport", "nats://127.0.0.1:99999", "http://[bad"])
+async def test_address_that_is_none_fails_typed(url: str) -> None:
+    with pytest.raises(ServerUnreachable) as error:
+        await asyncio.wait_for(NatsBus.connect(url, name="test"), PATIENCE_S)
+    assert url in error.value.message
+
+
+async def test_connecting_to_something_silent_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_CONNECT_TIMEOUT_S", 0.2)
+    taken: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
+    url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    try:
+        with pytest.raises(ServerUnreachable, match=r"no answer within 0\.2 s") as error:
+            await asyncio.wait_for(NatsBus.connect(url, name="test"), PATIENCE_S)
+        assert url in error.value.message
+        assert taken, "the client must have been there"
+    finally:
+        silent.close()
+        for writer in taken:
+            writer.close()
+        await silent.wait_closed()
+
+
+async def test_failed_connect_leaves_no_task_behind(free_port: int) -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(ServerUnreachable):
+        await NatsBus.connect(f"nats://127.0.0.1:{free_port}", name="test")
+    assert asyncio.all_tasks() == before
+
+
+async def test_connection_survives_its_server_and_subscriptions_work_again(start: Callable[[], LocalServer]) -> None:
+    first = start()
+    async with connected(first.url) as bus, connected(first.url) as other:
+        lost, heard = asyncio.Event(), asyncio.Queue[Message]()
+        bus.on_disconnect(lost.set)
+        await bus.subscribe("a.*", heard.put_nowait)
+        await bus.flush()
+        first.process.kill()
+        await asyncio.wait_for(lost.wait(), PATIENCE_S)
+        first.process.wait()
+        second = start()
+        assert second.url == first.url
+        await back(bus)
+        await back(other)
+        await other.publish("a.b", b"here again")
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S)).data == b"here again"
+        assert not bus.closed.is_set()
+
+
+async def test_answers_that_were_out_are_lost_at_once_when_the_server_dies(start: Callable[[], LocalServer]) -> None:
+    local = start()
+    async with connected(local.url) as bus, connected(local.url) as other:
+        asked = asyncio.Queue[Message]()
+        await other.subscribe("silent", asked.put_nowait)
+        await other.flush()
+        gatherer = Gatherer(bus, urgent=lambda _: False)
+        await gatherer.start()
+        with gatherer.call() as call:
+            await call.send(1, "silent", b"q")
+            await asyncio.wait_for(asked.get(), PATIENCE_S)
+            local.process.kill()
+            arrivals = await asyncio.wait_for(call.wait(3600.0), PATIENCE_S)
+        assert [(each.tag, each.loss) for each in arrivals] == [(1, Loss.DISCONNECTED)]
+
+
+async def test_flush_without_a_server_says_so(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.2)
+    local = start()
+    async with connected(local.url) as bus:
+        lost = asyncio.Event()
+        bus.on_disconnect(lost.set)
+        local.process.kill()
+        await asyncio.wait_for(lost.wait(), PATIENCE_S)
+        with pytest.raises(ServerUnreachable, match="does not answer"):
+            await bus.flush()
+
+
+async def test_close_is_told(start: Callable[[], LocalServer]) -> None:
+    async with connected(start().url) as bus:
+        assert not bus.closed.is_set()
+    assert bus.closed.is_set()
+
+
+async def test_payload_over_a_smaller_limit_of_the_server_is_refused_typed(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_CONFIG", server._CONFIG.replace("8MB", "1KB"))
+    async with connected(start().url) as bus:
+        with pytest.raises(UsageError, match="2048 bytes") as error:
+            await bus.publish("a", bytes(2048))
+        assert "max_payload" in error.value.hint
+        with pytest.raises(UsageError, match="2048 bytes"):
+            await bus.request("a", bytes(2048), 1.0)
+        await bus.flush()
+
+
+async def test_messages_lost_to_a_full_buffer_are_counted(start: Callable[[], LocalServer]) -> None:
+    async with connected(start().url) as bus:
+        slow = nats.errors.SlowConsumerError("a", "", 1, bus._client._subs)  # type: ignore[arg-type]
+        await bus._note_error(slow)
+        await bus._note_error(nats.errors.StaleConnectionError())
+        assert bus.dropped == 1

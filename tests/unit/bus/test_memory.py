@@ -1,0 +1,38 @@
+"""Subject matching of the bus in memory, against the rule as NATS words it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sawyer.bus.memory import matches
+
+TOKEN = st.sampled_from(["a", "b", "ab"])
+SUBJECT = st.lists(TOKEN, min_size=1, max_size=4)
+PATTERN = st.builds(
+    lambda tokens, rest: [*tokens, *rest],
+    st.lists(TOKEN | st.just("*"), min_size=1, max_size=4),
+    st.sampled_from([[], [">"]]),
+)
+
+
+def by_regular_expression(pattern: list[str], subject: str) -> bool:
+    """`*` is exactly one token, `>` at the end one or more."""
+    parts = {"*": r"[^.]+", ">": r".+"}
+    return re.fullmatch(r"\.".join(parts.get(token, re.escape(token)) for token in pattern), subject) is not None
+
+
+@given(PATTERN, SUBJECT)
+def test_match_agrees_with_the_rule(pattern: list[str], subject: list[str]) -> None:
+    assert matches(tuple(pattern), ".".join(subject)) == by_regular_expression(pattern, ".".join(subject))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [(">", "a.b.c", True), ("a.>", "a", False), ("a.>", "a.b", True), ("*.b", "a.b", True), ("a", "a.b", False)],
+)
+def test_match_at_the_edges(pattern: str, subject: str, expected: bool) -> None:
+    assert matches(tuple(pattern.split(".")), subject) is expected
