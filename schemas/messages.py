@@ -286,6 +286,29 @@ class MembersReply(Strict):
     seq: Count
 
 
+class SeenNode(Strict):
+    """A node as a router sees it: how many (layer, expert) pairs it serves, and the round trip that the router expects
+    of it. `avoided`: it failed lately. `gone`: nobody listens there."""
+
+    node: Slug
+    host: Slug
+    experts: Count
+    expected_us: Count
+    draining: bool
+    avoided: bool
+    gone: bool
+
+
+class RouterReply(Strict):
+    """What a router serves and sees. `missing` counts (layer, expert) pairs that no node serves now."""
+
+    router: Slug
+    model: Slug
+    manifest: Sha256
+    missing: Count
+    nodes: tuple[SeenNode, ...]
+
+
 class QueryError(Strict):
     error: ErrorBody
 
@@ -302,5 +325,6 @@ MESSAGES: Final[tuple[type[Strict], ...]] = (
     BalanceReply,
     NetworkReply,
     MembersReply,
+    RouterReply,
     QueryError,
 )

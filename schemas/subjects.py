@@ -34,6 +34,11 @@ def all_heartbeats() -> str:
     return f"{PREFIX}.node.*.heartbeat"
 
 
+def roll_call() -> str:
+    """Router -> all nodes: send a heartbeat now. A router that has just started must not wait for the next ones."""
+    return f"{PREFIX}.rollcall"
+
+
 def infer(model: ModelId) -> str:
     """Client -> routers of a model (queue group): a whole generation; tokens come back on the client's inbox."""
     return f"{PREFIX}.infer.{_token(model)}"
@@ -54,7 +59,7 @@ def all_ledger() -> str:
 
 
 def query(what: str) -> str:
-    """Anyone allowed -> bookkeeper: a read-only question."""
+    """Anyone allowed -> bookkeeper (network, members, balance) or router (router): a read-only question."""
     return f"{PREFIX}.query.{_token(what)}"
 
 
@@ -62,10 +67,11 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sawyer.v1.expert.<node>.<model>.<layer>.<expert>", "router", "node", "ActivationRequest -> ActivationReply"),
     ("sawyer.v1.node.<node>.finish", "router", "node", "Finish -> FinishReply"),
     ("sawyer.v1.node.<node>.heartbeat", "node", "router", "Signed[Heartbeat]"),
+    ("sawyer.v1.rollcall", "router", "node", "empty: send a heartbeat now"),
     ("sawyer.v1.infer.<model>", "client", "router", "InferRequest -> a stream of InferEvent"),
     ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
     ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),
-    ("sawyer.v1.query.<what>", "any", "bookkeeper", "network, members, balance, status"),
+    ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance; router"),
 )
 """(pattern, who sends, who listens, what)."""
 

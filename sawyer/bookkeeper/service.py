@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sawyer.bus.calls import read
+from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.protocol import Bus, Message, Subscription
 from sawyer.bus.service import Service
 from sawyer.clock import Clock
@@ -20,7 +20,7 @@ from sawyer.ledger.book import Book
 from sawyer.ledger.commands import VerifiedCommand
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
-from sawyer.schemas.messages import BalanceQuery, ErrorBody, LedgerCommand, LedgerReply, QueryError
+from sawyer.schemas.messages import BalanceQuery, ErrorBody, LedgerCommand, LedgerReply
 
 QUEUE_LIMIT: Final = 4096
 BATCH_LIMIT: Final = 256
@@ -52,7 +52,7 @@ class Bookkeeper:
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Serve until `stop`. `started` is called when everything listens."""
         queries = [
-            Service(self._bus, subjects.query(what), self._answering(answer), _refuse_query, limit=QUERY_LIMIT)
+            Service(self._bus, subjects.query(what), self._answering(answer), refuse_query, limit=QUERY_LIMIT)
             for what, answer in self._questions().items()
         ]
         subscription = await self._bus.subscribe(subjects.all_ledger(), self._enqueue)
@@ -160,7 +160,3 @@ class Bookkeeper:
 
 def _refusal(error: SawyerError) -> LedgerReply:
     return LedgerReply(error=ErrorBody.of(error))
-
-
-def _refuse_query(error: SawyerError) -> bytes:
-    return QueryError(error=ErrorBody.of(error)).canonical()

@@ -8,10 +8,10 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from sawyer.bus.protocol import Bus
-from sawyer.errors import MalformedMessage, UnreachableError
+from sawyer.errors import MalformedMessage, SawyerError, UnreachableError
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict, first_problem
-from sawyer.schemas.messages import EntryRef, LedgerCommand, LedgerReply, QueryError
+from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerReply, QueryError
 
 ASK_TIMEOUT_S: Final = 5.0
 RECORD_TIMEOUT_S: Final = 10.0
@@ -39,6 +39,11 @@ async def ask(
     except ValidationError:
         return read(reply, raw)
     raise refused.error.to_error()
+
+
+def refuse_query(error: SawyerError) -> bytes:
+    """A typed error as the answer to a query."""
+    return QueryError(error=ErrorBody.of(error)).canonical()
 
 
 async def record(bus: Bus, command: LedgerCommand, *, timeout_s: float = RECORD_TIMEOUT_S) -> EntryRef:

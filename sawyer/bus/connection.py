@@ -83,7 +83,7 @@ class NatsBus:
         connecting.cancel()
         with contextlib.suppress(asyncio.CancelledError, OSError, ValueError, nats.errors.Error):
             await connecting
-        with contextlib.suppress(nats.errors.Error, OSError):
+        with contextlib.suppress(nats.errors.Error, OSError, AssertionError):  # asserts that it came as far as a socket
             await self._client.close()
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
@@ -137,6 +137,8 @@ class NatsBus:
         self._on_disconnect.append(callback)
 
     async def flush(self) -> None:
+        if not self._client.is_connected:  # nats-py would return at once, as if all had been sent
+            raise ServerUnreachable("the NATS server does not answer: the connection is lost")
         try:
             await self._client.flush(timeout=CONNECT_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as error:

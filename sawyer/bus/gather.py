@@ -128,6 +128,7 @@ class Call:
             self._wake_up()
 
     def lose_rest(self) -> None:
+        """The connection is gone: no answer that is still out will come."""
         for tag in sorted(self.outstanding):
             self.arrive(tag, b"", Loss.DISCONNECTED, wake=True)
 

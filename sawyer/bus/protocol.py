@@ -25,11 +25,15 @@ Handler = Callable[[Message], None]
 
 
 class Subscription(Protocol):
+    """A standing interest in a subject."""
+
     async def unsubscribe(self) -> None:
         """Stop at once; what is queued in the bus is dropped."""
 
 
 class Bus(Protocol):
+    """One participant's connection."""
+
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Raises UsageError over MAX_PAYLOAD_BYTES, ServerUnreachable on a closed connection."""
 

@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from sawyer.bus.calls import ask
 from sawyer.bus.connection import NatsBus
+from sawyer.bus.protocol import Bus
 from sawyer.bus.server import LocalServer
 from sawyer.cli import demo_report
 from sawyer.cli.children import Child
@@ -25,17 +27,19 @@ from sawyer.cli.models import split_with_progress
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation, TextStream
 from sawyer.clock import SystemClock
-from sawyer.errors import Busy
+from sawyer.errors import Busy, NoAnswer
 from sawyer.identity.keys import load_or_create
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
-from sawyer.schemas.messages import Trace
+from sawyer.schemas.messages import RouterReply, Trace
 from sawyer.schemas.models import MANIFEST_FILE
 from sawyer.settings import Home
 
 ACCOUNT: Final = "alice"
 ROUTER: Final = "router-1"
 FORMAT: Final = "q4"
+SEEN_POLLS: Final = 500
+SEEN_POLL_S: Final = 0.02
 KILL_AFTER_STEPS: Final = 8
 """--kill waits for the middle of the text: some tokens are out, more are to come."""
 
@@ -153,7 +157,17 @@ async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIte
             network.nodes[name] = await _start(nodes, home, name, arguments, threads=1)
         await _open_account(server.url, home, founder, plan.max_tokens)
         await asyncio.gather(*(child.ready() for child in [router, *network.nodes.values()]))
+        await _until_seen(bus, plan.nodes)
         yield network
+
+
+async def _until_seen(bus: Bus, nodes: int) -> None:
+    """Returns when the router knows what every node serves."""
+    for _ in range(SEEN_POLLS):
+        if len((await ask(bus, "router", RouterReply)).nodes) >= nodes:
+            return
+        await asyncio.sleep(SEEN_POLL_S)
+    raise NoAnswer("the router does not hear every node", hint="See the logs in the home's logs folder.")
 
 
 async def _open_account(url: str, home: Home, founder: Founder, max_tokens: int) -> None:

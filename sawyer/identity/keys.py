@@ -11,6 +11,7 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -82,6 +83,7 @@ def encode_public(kind: KeyKind, raw: bytes) -> KeyId:
     return KeyId(_encode(bytes([_PREFIX[kind]]) + raw))
 
 
+@lru_cache(maxsize=4096)
 def public_bytes(key_id: str) -> bytes:
     """The 32 bytes of a public key in NKEY form. Raises BadSignature if it is none, or a point libsodium refuses
     (small order, not canonical): such a key could make one signature fit many messages."""

@@ -83,6 +83,7 @@ class NodeAgent:
         self._health = Health()
         self._stopping = asyncio.Event()
         self._finished = asyncio.Event()
+        self._called = asyncio.Event()
         self._beats = 0
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
@@ -97,6 +98,8 @@ class NodeAgent:
         finishing = Service(self._bus, subjects.finish(self._me.node), self._finish, _refuse_finish, limit=FINISH_LIMIT)
         await serving.start()
         await finishing.start()
+        await self._bus.subscribe(subjects.roll_call(), lambda _: self._called.set())
+        await self._send_heartbeat(network.network, serving)
         await self._bus.flush()
         beating = asyncio.create_task(self._beat(network.network, serving))
         started()
@@ -151,8 +154,10 @@ class NodeAgent:
 
     async def _beat(self, network: str, serving: Serving) -> None:
         while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._called.wait(), HEARTBEAT_EVERY_S)
+            self._called.clear()
             await self._send_heartbeat(network, serving)
-            await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     async def _send_heartbeat(self, network: str, serving: Serving) -> None:
         self._beats += 1

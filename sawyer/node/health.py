@@ -55,7 +55,7 @@ def memory_mb() -> tuple[int, int]:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
         return found["MemTotal"] // 1024, found["MemAvailable"] // 1024
-    except (OSError, KeyError, ValueError):
+    except (OSError, LookupError, ValueError):
         page = os.sysconf("SC_PAGE_SIZE")
         total = page * os.sysconf("SC_PHYS_PAGES") // 2**20
         return total, total

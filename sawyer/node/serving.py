@@ -193,7 +193,7 @@ class Serving:
 def _on_wire(outputs: list[NDArray[np.float32]], *, wide: bool) -> list[tensors.Rows]:
     """Outputs [n, H] as they travel: float16, or float32 if asked for or if a value would not fit float16. Raises
     SawyerError if an expert made a value that is no number."""
-    largest = max(float(np.abs(block).max()) for block in outputs)
+    largest = float(np.max([np.abs(block).max() for block in outputs]))  # unlike max(), NaN wins
     if not np.isfinite(largest):
         raise SawyerError("an expert made NaN or infinity")
     if wide or largest > F16_MAX:

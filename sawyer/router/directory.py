@@ -51,6 +51,7 @@ class Directory:
             )
         self._worker = asyncio.create_task(self._work())
         self._subscription = await self._bus.subscribe(subjects.all_heartbeats(), self._enqueue)
+        await self._bus.publish(subjects.roll_call(), b"")
 
     async def stop(self) -> None:
         if self._subscription is not None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from sawyer.ids import HostId, NodeId
 from sawyer.schemas.events import NodeRegistered
-from sawyer.schemas.messages import Heartbeat
+from sawyer.schemas.messages import Heartbeat, SeenNode
 
 FRESH_S: Final = 3.5
 """A node whose last heartbeat is older is not chosen while another is left."""
@@ -129,6 +129,22 @@ class Placement:
             and state.node not in tried
         ]
         return min(candidates)[2] if candidates else None
+
+    def seen(self, now_s: float) -> tuple[SeenNode, ...]:
+        """The nodes that have told what they serve, by name."""
+        return tuple(
+            SeenNode(
+                node=name,
+                host=state.host,
+                experts=len(state.first | state.replica),
+                expected_us=int(state.expected_us(now_s)),
+                draining=state.draining,
+                avoided=now_s < state.avoid_until_s,
+                gone=state.gone,
+            )
+            for name, state in sorted(self.nodes.items())
+            if state.first or state.replica
+        )
 
     def missing(self, layers: tuple[int, ...], experts: int) -> list[tuple[int, int]]:
         """The (layer, expert) pairs that no node serves now."""

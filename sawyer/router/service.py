@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from sawyer.bus.calls import read
+from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.gather import Gatherer
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Service
@@ -39,6 +39,7 @@ from sawyer.schemas.messages import (
     InferRequest,
     LayerCall,
     NetworkReply,
+    RouterReply,
     Trace,
 )
 
@@ -89,7 +90,9 @@ class Router:
             workers=MAX_RUNNING,
             queue=QUEUE_GROUP,
         )
+        status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
         await service.start()
+        await status.start()
         await self._bus.flush()
         try:
             await self._until_covered()
@@ -97,6 +100,7 @@ class Router:
             await self._stopping.wait()
         finally:
             await service.stop()
+            await status.stop()
             await self._directory.stop()
             await self._gatherer.stop()
             self._threads.shutdown()
@@ -114,6 +118,16 @@ class Router:
             await asyncio.wait({changed, stopping}, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
         stopping.cancel()
+
+    async def _status(self, _: Message) -> bytes:
+        layout, placement = self._engine.layout, self._directory.placement
+        return RouterReply(
+            router=self._me.name,
+            model=self._model,
+            manifest=self._dispatcher.manifest,
+            missing=len(placement.missing(layout.moe_layers, layout.experts)),
+            nodes=placement.seen(asyncio.get_running_loop().time()),
+        ).canonical()
 
     async def _serve(self, message: Message) -> bytes | None:
         """One request from its message to its last event. Returns None: everything goes out as stream events."""

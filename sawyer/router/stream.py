@@ -70,6 +70,7 @@ class AnswerStreams:
         return known
 
     def open(self, request: RequestId, content: tuple[str, ...], inbox: str) -> AnswerStream:
+        """A new stream, with its first listener."""
         made = AnswerStream(request, content, [inbox])
         self._known[request] = made
         while len(self._known) > MAX_KEPT_REQUESTS:

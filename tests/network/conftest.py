@@ -175,6 +175,12 @@ def demo_q4(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     return Artifacts.open(folder)
 
 
+@pytest.fixture(autouse=True)
+def _drain_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests talk to nodes as no router does: nobody will ask for the receipts of those answers."""
+    monkeypatch.setattr("sawyer.node.agent.DRAIN_TIMEOUT_S", 0.2)
+
+
 @pytest.fixture
 async def founded(tmp_path: Path, demo_q4: Artifacts) -> AsyncIterator[Network]:
     """A founded network: bookkeeper, prices, the model published, alice with a budget. No router and no node yet."""

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from sawyer.bus.calls import ask
 from sawyer.client.aio import AsyncClient
 from sawyer.engine.experts import ExpertPool
 from sawyer.engine.local import LocalModel
@@ -27,7 +28,7 @@ from sawyer.errors import (
 from sawyer.ids import new_request_id
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL
-from sawyer.schemas.messages import BalanceReply
+from sawyer.schemas.messages import BalanceReply, RouterReply
 
 PROMPTS = ("It was a", "Emma was", '"My dear Mr. Bennet," said')
 
@@ -66,6 +67,16 @@ async def test_generation_is_debited_once_and_every_host_is_credited_by_receipt(
     assert report.ok
     assert sum(host.rows for host in report.hosts) == rows
     assert [row.available for row in report.balances] == [after.available]
+
+
+async def test_router_that_starts_last_knows_every_node_from_its_first_moment(founded):
+    for part in range(3):
+        await founded.add_node(f"node-{part + 1}", part, 3)
+    await founded.add_router()
+    await founded.router_sees("node-1", "node-2", "node-3")
+    status = await ask(founded.bus, "router", RouterReply)
+    assert status.missing == 0
+    assert [(node.node, node.experts) for node in status.nodes] == [("node-1", 20), ("node-2", 24), ("node-3", 20)]
 
 
 async def test_stream_delivers_the_text_in_pieces_and_the_bill_at_the_end(network):
@@ -265,7 +276,8 @@ async def test_no_replica_left_fails_naming_the_experts_and_bills_nothing(networ
     assert (await network.audit()).ok
 
 
-async def test_draining_node_finishes_its_requests_and_signs_for_them(network):
+async def test_draining_node_finishes_its_requests_and_signs_for_them(network, monkeypatch):
+    monkeypatch.setattr("sawyer.node.agent.DRAIN_TIMEOUT_S", 30.0)
     async with network.client() as client:
         running = asyncio.create_task(client.generate("It was a", model=DEMO_MODEL, max_tokens=40))
         async with client.stream("Emma was", model=DEMO_MODEL, max_tokens=40) as stream:

@@ -1,4 +1,4 @@
-"""A program on a leash ends with the one who holds it, even if that one is killed. By design this is so on Linux only."""
+"""A program on a leash ends with the one who holds it, even if that one is killed. Linux only, by design."""
 
 from __future__ import annotations
 

@@ -131,9 +131,8 @@ async def test_answers_that_were_out_are_lost_at_once_when_the_server_dies(start
 
 
 async def test_flush_without_a_server_says_so(
-    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+    start: Callable[[], LocalServer],
 ) -> None:
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.2)
     local = start()
     async with connected(local.url) as bus:
         lost = asyncio.Event()

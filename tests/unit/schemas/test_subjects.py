@@ -20,6 +20,7 @@ BUILT = {
     "expert": subjects.expert(NODE, MODEL, 3, 7),
     "finish": subjects.finish(NODE),
     "heartbeat": subjects.heartbeat(NODE),
+    "roll_call": subjects.roll_call(),
     "infer": subjects.infer(MODEL),
     "cancel": subjects.cancel(REQUEST),
     "ledger": subjects.ledger("append"),

@@ -1,0 +1,174 @@
+"""A router's dispatcher on a bus in memory, with nodes that do what a script says. Every expert is a formula that tells
+by its values which expert computed which row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sawyer.bus.gather import Gatherer
+from sawyer.bus.memory import MemoryBus, MemoryNetwork
+from sawyer.bus.protocol import Message
+from sawyer.ids import HostId, ModelId, NodeId, RequestId
+from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
+from sawyer.router.metering import Meter
+from sawyer.router.placement import NodeState, Placement
+from sawyer.schemas import subjects, tensors
+from sawyer.schemas.events import NodeRegistered
+from sawyer.schemas.messages import Heartbeat, HostedLayer, HostedModel
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Rows
+
+MODEL, MANIFEST = ModelId("austen"), "ab" * 32
+REQUEST = RequestId("0f" * 16)
+LAYER = 2
+
+Script = Callable[[ActivationRequest], bytes | None | Awaitable[bytes | None]]
+"""What a node does with a request: the bytes of its answer, or silence."""
+
+
+def formula(expert: int, rows: NDArray[Any]) -> NDArray[np.float32]:
+    """What this expert makes of rows [n, H]: exact in float16 for small whole numbers."""
+    return rows.astype(np.float32) * 2 + np.float32(expert + 1)
+
+
+def reply_to(request: ActivationRequest, **changes: object) -> ActivationReply:
+    """The honest answer, or one that differs in some fields."""
+    dtype = np.float32 if request.reply_f32 else request.rows.dtype
+    blocks = tuple((expert, formula(expert, request.rows[rows]).astype(dtype)) for expert, rows in request.work)
+    made = ActivationReply(
+        request.request, request.sequence, request.manifest, request.layer, blocks, compute_us=5, waited_us=1
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def honest(request: ActivationRequest) -> bytes:
+    return tensors.encode_reply(reply_to(request))
+
+
+def heartbeat(node: str, first: Iterable[int] = (), replica: Iterable[int] = (), **changes: Any) -> Heartbeat:
+    """Of a node that hosts these experts of LAYER."""
+    layer = HostedLayer(layer=LAYER, first=tuple(first), replica=tuple(replica))
+    model = HostedModel(model=MODEL, manifest=changes.pop("manifest", MANIFEST), format="q4", layers=(layer,))
+    fields: dict[str, Any] = dict(
+        network="sawyer-net/3f9a1c22", node=node, at_ms=1, beat=1, version="test", provider="test", device="test",
+        threads=1, memory_total_mb=1, memory_free_mb=1, models=(model,), draining=False, queue=0, answers=0, refused=0,
+        rows=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0,
+    )  # fmt: skip
+    return Heartbeat(**{**fields, **changes})
+
+
+def registered(node: str, key: str) -> NodeRegistered:
+    return NodeRegistered(
+        network="sawyer-net/3f9a1c22", node=node, host=f"host-of-{node}", key=key, device="test", memory_mb=1
+    )
+
+
+@dataclass
+class FakeNode:
+    """A node that keeps what it was asked."""
+
+    name: NodeId
+    state: NodeState
+    bus: MemoryBus
+    script: Script
+    asked: list[ActivationRequest] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    reply_subjects: list[str] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def hear(self, message: Message) -> None:
+        request = tensors.decode_request(message.data)
+        self.asked.append(request)
+        self.sizes.append(len(message.data))
+        self.subjects.append(message.subject)
+        self.reply_subjects.append(message.reply)
+        self.tasks.add(asyncio.create_task(self._act(request, message.reply)))
+
+    async def _act(self, request: ActivationRequest, reply: str) -> None:
+        made = self.script(request)
+        answer = await made if isinstance(made, Awaitable) else made
+        if answer is not None:
+            await self.bus.publish(reply, answer)
+
+
+@dataclass
+class World:
+    """A router's side of one layer."""
+
+    network: MemoryNetwork
+    router: MemoryBus
+    gatherer: Gatherer
+    placement: Placement
+    nodes: dict[str, FakeNode] = field(default_factory=dict)
+    scope: RequestScope = field(default_factory=lambda: RequestScope(REQUEST, Meter(REQUEST, MODEL)))
+
+    async def add(
+        self, name: str, script: Script | None = honest, first: Iterable[int] = (), replica: Iterable[int] = ()
+    ) -> FakeNode:
+        """A node with a fresh heartbeat; without a script it listens to nothing."""
+        node = NodeId(name)
+        self.placement.nodes[node] = NodeState(node, HostId(f"host-of-{name}"), "key")
+        self.placement.beat(heartbeat(name, first, replica), asyncio.get_running_loop().time())
+        made = FakeNode(node, self.placement.nodes[node], MemoryBus(self.network), script or honest)
+        if script is not None:
+            await made.bus.subscribe(subjects.experts_of(node, MODEL), made.hear)
+        self.nodes[name] = made
+        return made
+
+    def dispatcher(self, *, wide: bool = False) -> Dispatcher:
+        return Dispatcher(self.gatherer, self.placement, MODEL, MANIFEST, wide=wide)
+
+    async def layer(self, hidden: Rows, work: Sequence[ExpertRows], *, wide: bool = False) -> Any:
+        """(blocks, calls); never waits longer than a test may."""
+        return await asyncio.wait_for(self.dispatcher(wide=wide).layer(self.scope, LAYER, hidden, work), 20)
+
+    def rows_of(self) -> dict[str, int]:
+        """What the meter holds."""
+        return {node: meter.rows for node, meter in self.scope.meter.nodes.items()}
+
+
+async def make_world() -> World:
+    network = MemoryNetwork()
+    router = MemoryBus(network)
+    gatherer = Gatherer(router, urgent=lambda data: data[5:6] == bytes([tensors.Kind.ERROR]))
+    await gatherer.start()
+    return World(network, router, gatherer, Placement(MANIFEST))
+
+
+async def end_world(world: World) -> None:
+    for node in world.nodes.values():
+        for task in node.tasks:
+            task.cancel()
+    await world.gatherer.stop()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = await make_world()
+    yield made
+    await end_world(made)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The functions of this page, for tests: a conftest cannot be imported."""
+
+    formula: Callable[[int, NDArray[Any]], NDArray[np.float32]] = staticmethod(formula)
+    reply_to: Callable[..., ActivationReply] = staticmethod(reply_to)
+    honest: Callable[[ActivationRequest], bytes] = staticmethod(honest)
+    heartbeat: Callable[..., Heartbeat] = staticmethod(heartbeat)
+    registered: Callable[[str, str], NodeRegistered] = staticmethod(registered)
+    make_world: Callable[[], Awaitable[World]] = staticmethod(make_world)
+    end_world: Callable[[World], Awaitable[None]] = staticmethod(end_world)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return Tools()

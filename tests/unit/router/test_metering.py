@@ -1,0 +1,151 @@
+"""What was used of each node, and the receipts that are refused because they say anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sawyer.errors import BadSignature, VerificationError
+from sawyer.identity.envelope import sign
+from sawyer.identity.keys import Key
+from sawyer.ids import NodeId
+from sawyer.ledger.merkle import leaf_hash, tree_root
+from sawyer.router.metering import Meter, leaf_of, runs
+from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, NodeRows, WorkReceipted
+from sawyer.schemas.messages import Finish
+from sawyer.schemas.signed import Signed
+
+NODE, REQUEST, MODEL, MANIFEST = NodeId("node-a"), "0f" * 16, "austen", "ab" * 32
+LEAVES = tuple(leaf_hash(bytes([number])) for number in range(4))
+
+Receipt = Callable[..., Signed[WorkReceipted]]
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """node-a: answers 1 and 3, used out of order; node-b: one answer."""
+    made = Meter(REQUEST, MODEL)
+    made.used(NODE, 3, LEAVES[2:4], 5)
+    made.used(NODE, 1, LEAVES[0:2], 4)
+    made.used(NodeId("node-b"), 1, LEAVES[:1], 2)
+    return made
+
+
+@pytest.fixture
+def receipt(keys: dict[str, Key]) -> Receipt:
+    """The honest receipt of node-a, or one that differs."""
+
+    def make(by: str = "node-a", **changes: Any) -> Signed[WorkReceipted]:
+        fields: dict[str, Any] = dict(
+            network="sawyer-net/3f9a1c22", node=NODE, request=REQUEST, model=MODEL, manifest=MANIFEST, rows=9, blocks=4,
+            experts=((0, 0, 9),), root=tree_root(list(LEAVES)).hex(), counter=1, previous=NO_HASH,
+        )  # fmt: skip
+        return sign(WorkReceipted(**{**fields, **changes}), RECEIPT_KIND, NODE, keys[by])
+
+    return make
+
+
+@given(st.sets(st.integers(1, 60)))
+def test_runs_hold_exactly_these_numbers_in_as_few_pieces_as_can_be(numbers: set[int]) -> None:
+    made = runs(sorted(numbers))
+    assert [number for start, end in made for number in range(start, end + 1)] == sorted(numbers)
+    assert all(end + 1 < start for (_, end), (start, _) in zip(made, made[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [([], []), ([4], [(4, 4)]), ([1, 2, 3, 7], [(1, 3), (7, 7)]), ([1, 3], [(1, 1), (3, 3)])]
+)
+def test_runs_by_example(numbers: list[int], expected: list[tuple[int, int]]) -> None:
+    assert runs(numbers) == expected
+
+
+def test_rows_of_a_node_are_those_of_its_used_answers(meter: Meter) -> None:
+    assert {node: each.rows for node, each in meter.nodes.items()} == {"node-a": 9, "node-b": 2}
+
+
+def test_root_is_over_the_leaves_in_order_of_sequence(meter: Meter) -> None:
+    assert meter.nodes[NODE].root() == tree_root(list(LEAVES)).hex()
+
+
+def test_finish_names_the_used_answers_and_none_for_a_node_that_was_only_asked(meter: Meter) -> None:
+    assert meter.finish(NODE) == Finish(request=REQUEST, model=MODEL, used=((1, 1), (3, 3)))
+    assert meter.finish(NodeId("node-c")).used == ()
+    assert "node-c" not in meter.nodes
+
+
+def test_honest_receipt_is_taken(meter: Meter, receipt: Receipt, keys: dict[str, Key]) -> None:
+    meter.check(receipt(), NODE, keys["node-a"].id, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("node", "node-b"),
+        ("request", "1f" * 16),
+        ("model", "mixtral-8x7b"),
+        ("manifest", "cd" * 32),
+        ("rows", 10),
+        ("rows", 8),
+        ("root", tree_root(list(LEAVES[:3])).hex()),
+        ("root", tree_root([LEAVES[2], LEAVES[3], LEAVES[0], LEAVES[1]]).hex()),
+    ],
+)
+def test_receipt_over_anything_else_is_refused(
+    meter: Meter, receipt: Receipt, keys: dict[str, Key], field: str, value: object
+) -> None:
+    with pytest.raises(VerificationError, match="does not match what was used"):
+        meter.check(receipt(**{field: value}), NODE, keys["node-a"].id, MANIFEST)
+
+
+def test_receipt_by_another_key_is_refused(meter: Meter, receipt: Receipt, keys: dict[str, Key]) -> None:
+    with pytest.raises(VerificationError, match=keys["mallory"].id):
+        meter.check(receipt(by="mallory"), NODE, keys["node-a"].id, MANIFEST)
+
+
+def test_receipt_that_claims_the_right_key_without_its_signature_is_refused(
+    meter: Meter, receipt: Receipt, keys: dict[str, Key]
+) -> None:
+    forged = receipt(by="mallory")
+    claim = forged.signature.model_copy(update={"key_id": keys["node-a"].id})
+    with pytest.raises(BadSignature):
+        meter.check(forged.model_copy(update={"signature": claim}), NODE, keys["node-a"].id, MANIFEST)
+
+
+def test_signature_over_another_kind_of_statement_is_refused(
+    meter: Meter, receipt: Receipt, keys: dict[str, Key]
+) -> None:
+    other = sign(receipt().body, "node.beat.v1", NODE, keys["node-a"])
+    with pytest.raises(BadSignature):
+        meter.check(other, NODE, keys["node-a"].id, MANIFEST)
+
+
+def test_unreceipted_lists_the_rows_of_every_node_without_a_receipt(meter: Meter) -> None:
+    both = (NodeRows(node="node-a", rows=9), NodeRows(node="node-b", rows=2))
+    assert meter.unreceipted([]) == both
+    assert meter.unreceipted([NODE]) == both[1:]
+    assert meter.unreceipted([NODE, NodeId("node-b")]) == ()
+
+
+def test_leaf_tells_every_part_of_a_block_apart() -> None:
+    inputs, output = np.ones((2, 4), np.float16), np.full((2, 4), 3, np.float16)
+    leaves = [
+        leaf_of(0, 1, inputs, output),
+        leaf_of(1, 1, inputs, output),
+        leaf_of(0, 2, inputs, output),
+        leaf_of(0, 1, output, inputs),
+        leaf_of(0, 1, inputs, output.astype(np.float32)),
+        leaf_of(0, 1, inputs[:1], output),
+        leaf_of(0, 1, inputs, output[:1]),
+    ]
+    assert len(set(leaves)) == len(leaves)
+
+
+def test_leaf_does_not_depend_on_how_rows_lie_in_memory() -> None:
+    block = np.arange(24, dtype=np.float16).reshape(4, 6)
+    assert leaf_of(0, 0, block, np.asfortranarray(block)) == leaf_of(0, 0, np.asfortranarray(block), block)
+    assert leaf_of(0, 0, block[::2], block) == leaf_of(0, 0, block[::2].copy(), block)

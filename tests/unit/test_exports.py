@@ -1,0 +1,71 @@
+"""The public door: exactly these names, each what it says, and cheap to open."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+import sawyer
+
+PUBLIC = {
+    "AlreadyCompleted": "sawyer.errors",
+    "AsyncClient": "sawyer.client.aio",
+    "BalanceReply": "sawyer.schemas.messages",
+    "BudgetTooSmall": "sawyer.errors",
+    "ExpertUnavailable": "sawyer.errors",
+    "Generation": "sawyer.client.stream",
+    "Key": "sawyer.identity.keys",
+    "RefusedError": "sawyer.errors",
+    "SawyerError": "sawyer.errors",
+    "TextStream": "sawyer.client.stream",
+    "UnreachableError": "sawyer.errors",
+    "Usage": "sawyer.schemas.messages",
+    "UsageError": "sawyer.errors",
+    "VerificationError": "sawyer.errors",
+}
+
+
+def test_public_names_are_exactly_these() -> None:
+    assert sawyer.__all__ == [*sorted(PUBLIC), "__version__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name_is_the_thing_itself(name: str) -> None:
+    assert getattr(sawyer, name) is getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def test_version_is_the_installed_one() -> None:
+    assert sawyer.__version__ == importlib.metadata.version("sawyer")
+
+
+@pytest.mark.parametrize("name", ["Client", "errors_", "NatsBus", "importlib_", "NoSuchThing"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        getattr(sawyer, name)
+
+
+def run(code: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return ran.stdout
+
+
+def test_import_loads_no_heavy_package() -> None:
+    heavy = ("nats", "onnxruntime", "onnx", "numpy", "pydantic", "nacl", "eventsourcing", "tokenizers", "rich", "typer")
+    loaded = run("import sys, sawyer; print(*sorted(sys.modules))").split()
+    assert "sawyer" in loaded
+    assert [name for name in heavy if name in loaded] == []
+
+
+def test_client_loads_no_engine() -> None:
+    loaded = run("import sys; from sawyer import AsyncClient, Key; print(*sorted(sys.modules))").split()
+    assert "nats" in loaded
+    assert [name for name in ("onnxruntime", "onnx", "tokenizers", "typer") if name in loaded] == []
+
+
+def test_star_import_gives_every_public_name() -> None:
+    names = run("from sawyer import *; print(*sorted(globals()))").split()
+    assert set(sawyer.__all__) <= set(names)
