@@ -16,8 +16,8 @@ def ceil_div(numerator: int, denominator: int) -> int:
 
 
 def format_usd(amount_uusd: int) -> str:
-    """`$12.50`, with as many of the six decimals as matter, and never fewer than two: `$0.001234`."""
+    """`$12.50` in whole cents; with all six decimals where less than a cent matters: `$0.001230`."""
     sign = "-" if amount_uusd < 0 else ""
     whole, micro = divmod(abs(amount_uusd), UUSD_PER_USD)
-    decimals = f"{micro:06d}".rstrip("0").ljust(2, "0")
+    decimals = f"{micro:06d}" if micro % UUSD_PER_CENT else f"{micro // UUSD_PER_CENT:02d}"
     return f"{sign}${whole:,}.{decimals}"

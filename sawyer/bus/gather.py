@@ -89,6 +89,7 @@ class Call:
         self._loop = asyncio.get_running_loop()
         self._arrived: list[Arrival] = []
         self._urgent = False
+        self._first = False
         self._wake: asyncio.Future[None] | None = None
         self.outstanding: set[int] = set()
 
@@ -103,10 +104,11 @@ class Call:
         self.outstanding.add(tag)
         await self._bus.publish(subject, data, f"{self._inbox}.{tag}")
 
-    async def wait(self, timeout_s: float) -> list[Arrival]:
+    async def wait(self, timeout_s: float, *, first: bool = False) -> list[Arrival]:
         """Returns what arrived since the last wait: as soon as nothing is outstanding, something urgent or a loss came,
-        or the time is up (then perhaps nothing)."""
-        if self.outstanding and not self._urgent:
+        or the time is up (then perhaps nothing). With `first`, as soon as anything came."""
+        self._first = first
+        if self.outstanding and not self._urgent and not (first and self._arrived):
             self._wake = self._loop.create_future()
             timer = self._loop.call_later(timeout_s, self._wake_up)
             try:
@@ -124,7 +126,7 @@ class Call:
         self.outstanding.discard(tag)
         self._arrived.append(Arrival(tag, self._loop.time(), data, loss))
         self._urgent = self._urgent or wake  # it may come between two waits, while more is being sent
-        if wake or not self.outstanding:
+        if wake or self._first or not self.outstanding:
             self._wake_up()
 
     def lose_rest(self) -> None:

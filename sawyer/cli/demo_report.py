@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from sawyer.cli.ledger import show as show_report
 from sawyer.cli.output import emit_json, heading, line, say, stdout, table
@@ -130,7 +132,17 @@ def show(result: DemoResult, verdict: ReplayReport, as_json: bool, home: Home, w
     )  # fmt: skip
     heading("What an auditor finds")
     show_report(verdict)
-    line(f"\nLook again: sawyer ledger replay --home {home.path}   ({wall_s:.1f} s in all)")
+    line(f"\nLook again: {_this_command()} ledger replay --home {home.path}   ({wall_s:.1f} s in all)")
+
+
+def _this_command() -> str:
+    """How this person can run sawyer: by name if it is on the path, else as they did just now."""
+    if shutil.which("sawyer"):
+        return "sawyer"
+    called = Path(sys.argv[0])
+    if called.name != "sawyer":
+        return "python -m sawyer"
+    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def _pairs(*pairs: tuple[str, str]) -> None:

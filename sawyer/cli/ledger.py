@@ -54,13 +54,23 @@ def replay_command(
         if book is not None:
             report = replay(SQLiteSource(book), key=anchor, held=held, progress=progress)
         else:
-            report = replay_home(Home.resolve(home), key=anchor, held=held, progress=progress)
+            report = replay_home(_home_with_book(home), key=anchor, held=held, progress=progress)
     if json:
         output.emit_json(_document(report))
     else:
         show(report)
     if not report.ok:
         raise typer.Exit(EXIT_WRONG)
+
+
+def _home_with_book(flag: Path | None) -> Home:
+    """The home that is meant. Raises UsageError if it has no book, naming the demo's if that has one."""
+    place = Home.resolve(flag)
+    if not place.book.exists():
+        demo = place.demo
+        hint = f"The demo's book is in --home {demo.path}" if demo.book.exists() else "Name another --home or --book."
+        raise UsageError(f"there is no book in {place.path}", hint=hint)
+    return place
 
 
 def _anchor(key: str | None) -> str | None:
@@ -118,7 +128,11 @@ def _show_verdict(report: ReplayReport) -> None:
             output.line("signed by: " + problem.signer)
         output.line("next: " + problem.hint)
     else:
-        output.line("OK" if report.anchored else "OK, but not anchored: consistent with itself, trust it no further")
+        output.line(
+            "OK: every entry, signature, decision and balance holds, by the key you trust"
+            if report.anchored
+            else "OK, but not anchored: consistent with itself, trust it no further"
+        )
     output.line(f"network {report.network}, mode {report.mode or 'unknown'}")
     output.line(
         f"{report.entries} entries, {report.signatures} signatures, {report.checkpoints} checkpoints "

@@ -138,7 +138,8 @@ class _LayerRun:
                     [unit for unit in self._units if not unit.done], f"no answer within {LAYER_TIMEOUT_S:g} s"
                 )
             waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [last_s])
-            for arrival in await self._call.wait(max(0.0, waiting - now_s)):
+            hedged = not self._call.outstanding <= self._deadlines.keys()  # whoever answers first ends the race
+            for arrival in await self._call.wait(max(0.0, waiting - now_s), first=hedged):
                 self._take(arrival)
             self._note_overdue(self._loop.time())
             await self._send([unit for unit in self._units if not (unit.done or self._in_hand(unit))])

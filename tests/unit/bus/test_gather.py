@@ -104,6 +104,23 @@ async def test_urgent_word_that_came_between_two_waits_is_not_slept_over(
         assert await call.wait(SHORT_S) == [], "what was told once must not wake again"
 
 
+async def test_wait_for_the_first_returns_with_any_answer(gatherer: Gatherer, peer: Peer) -> None:
+    with gatherer.call() as call:
+        for tag in (1, 2, 3):
+            await call.send(tag, f"peer.{tag}", b"q")
+        messages = [await peer.hear() for _ in range(3)]
+        waiting = asyncio.create_task(call.wait(FOREVER_S, first=True))
+        await asyncio.sleep(0)
+        await peer.answer(messages[1], b"second is first")
+        assert seen(await asyncio.wait_for(waiting, PATIENCE_S)) == [(2, b"second is first", None)]
+        await peer.answer(messages[0], b"came before the wait")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        early = await asyncio.wait_for(call.wait(FOREVER_S, first=True), PATIENCE_S)
+        assert seen(early) == [(1, b"came before the wait", None)]
+        assert call.outstanding == {3}
+
+
 async def test_timeout_returns_what_came_and_the_rest_may_still_come(gatherer: Gatherer, peer: Peer) -> None:
     with gatherer.call() as call:
         await call.send(1, "peer.1", b"q")

@@ -28,7 +28,7 @@ def home(scene, tmp_path: Path) -> Path:
 def test_replay_of_an_honest_home_says_ok_and_exits_0(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ledger", "replay", "--home", str(home)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("OK\n")
+    assert out.startswith("OK: ")
     assert "live views compared, row by row, at entry 12" in out
     assert "alice" in out
     assert "bob" in out
@@ -115,4 +115,4 @@ def test_replay_runs_where_bus_engine_and_payments_are_not_installed(home: Path)
     )
     command = [sys.executable, "-c", program, "ledger", "replay", "--home", str(home)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout[:3]) == (0, "OK\n"), done.stderr
+    assert (done.returncode, done.stdout[:3]) == (0, "OK:"), done.stderr

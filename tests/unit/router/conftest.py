@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ MODEL, MANIFEST = ModelId("austen"), "ab" * 32
 REQUEST = RequestId("0f" * 16)
 LAYER = 2
 
-Script = Callable[[ActivationRequest], bytes | None | Awaitable[bytes | None]]
+Script = Callable[[ActivationRequest], bytes | Awaitable[bytes | None] | None]
 """What a node does with a request: the bytes of its answer, or silence."""
 
 
@@ -37,7 +38,7 @@ def formula(expert: int, rows: NDArray[Any]) -> NDArray[np.float32]:
     return rows.astype(np.float32) * 2 + np.float32(expert + 1)
 
 
-def reply_to(request: ActivationRequest, **changes: object) -> ActivationReply:
+def reply_to(request: ActivationRequest, /, **changes: object) -> ActivationReply:
     """The honest answer, or one that differs in some fields."""
     dtype = np.float32 if request.reply_f32 else request.rows.dtype
     blocks = tuple((expert, formula(expert, request.rows[rows]).astype(dtype)) for expert, rows in request.work)
@@ -55,12 +56,12 @@ def heartbeat(node: str, first: Iterable[int] = (), replica: Iterable[int] = (),
     """Of a node that hosts these experts of LAYER."""
     layer = HostedLayer(layer=LAYER, first=tuple(first), replica=tuple(replica))
     model = HostedModel(model=MODEL, manifest=changes.pop("manifest", MANIFEST), format="q4", layers=(layer,))
-    fields: dict[str, Any] = dict(
+    made = Heartbeat(
         network="sawyer-net/3f9a1c22", node=node, at_ms=1, beat=1, version="test", provider="test", device="test",
         threads=1, memory_total_mb=1, memory_free_mb=1, models=(model,), draining=False, queue=0, answers=0, refused=0,
         rows=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0,
     )  # fmt: skip
-    return Heartbeat(**{**fields, **changes})
+    return made.model_copy(update=changes)
 
 
 def registered(node: str, key: str) -> NodeRegistered:
@@ -156,19 +157,15 @@ async def world() -> AsyncIterator[World]:
     await end_world(made)
 
 
-@dataclass(frozen=True)
-class Tools:
-    """The functions of this page, for tests: a conftest cannot be imported."""
-
-    formula: Callable[[int, NDArray[Any]], NDArray[np.float32]] = staticmethod(formula)
-    reply_to: Callable[..., ActivationReply] = staticmethod(reply_to)
-    honest: Callable[[ActivationRequest], bytes] = staticmethod(honest)
-    heartbeat: Callable[..., Heartbeat] = staticmethod(heartbeat)
-    registered: Callable[[str, str], NodeRegistered] = staticmethod(registered)
-    make_world: Callable[[], Awaitable[World]] = staticmethod(make_world)
-    end_world: Callable[[World], Awaitable[None]] = staticmethod(end_world)
-
-
 @pytest.fixture(scope="session")
-def tools() -> Tools:
-    return Tools()
+def tools() -> SimpleNamespace:
+    """The functions of this page, for tests: a conftest cannot be imported."""
+    return SimpleNamespace(
+        formula=formula,
+        reply_to=reply_to,
+        honest=honest,
+        heartbeat=heartbeat,
+        registered=registered,
+        make_world=make_world,
+        end_world=end_world,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,11 +42,11 @@ def receipt(keys: dict[str, Key]) -> Receipt:
     """The honest receipt of node-a, or one that differs."""
 
     def make(by: str = "node-a", **changes: Any) -> Signed[WorkReceipted]:
-        fields: dict[str, Any] = dict(
+        made = WorkReceipted(
             network="sawyer-net/3f9a1c22", node=NODE, request=REQUEST, model=MODEL, manifest=MANIFEST, rows=9, blocks=4,
             experts=((0, 0, 9),), root=tree_root(list(LEAVES)).hex(), counter=1, previous=NO_HASH,
         )  # fmt: skip
-        return sign(WorkReceipted(**{**fields, **changes}), RECEIPT_KIND, NODE, keys[by])
+        return sign(made.model_copy(update=changes), RECEIPT_KIND, NODE, keys[by])
 
     return make
 
@@ -54,7 +55,7 @@ def receipt(keys: dict[str, Key]) -> Receipt:
 def test_runs_hold_exactly_these_numbers_in_as_few_pieces_as_can_be(numbers: set[int]) -> None:
     made = runs(sorted(numbers))
     assert [number for start, end in made for number in range(start, end + 1)] == sorted(numbers)
-    assert all(end + 1 < start for (_, end), (start, _) in zip(made, made[1:], strict=False))
+    assert all(end + 1 < start for (_, end), (start, _) in itertools.pairwise(made))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""May this request run? Every refusal is typed and comes before a token is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sawyer.economy.pricing import sheet_hash
+from sawyer.errors import (
+    BadSignature,
+    BudgetTooSmall,
+    MalformedMessage,
+    NotAuthorised,
+    PromptEmpty,
+    PromptTooLong,
+    RefusedError,
+    UnknownModel,
+)
+from sawyer.identity.envelope import sign
+from sawyer.identity.keys import Key
+from sawyer.router.admission import HOLD_MS, admit, check_order
+from sawyer.schemas.base import Strict
+from sawyer.schemas.events import REQUEST_KIND, InferenceRequested, PricingPublished
+from sawyer.schemas.messages import GenerateParams, InferRequest, NetworkReply
+
+NETWORK, MODEL, REQUEST, SALT = "sawyer-net/3f9a1c22", "austen", "0f" * 16, "5a" * 32
+NOW_MS = 1_700_000_000_000
+CONTEXT = 40
+PARAMS = GenerateParams(prompt="Emma was", max_tokens=3)
+
+Build = Callable[..., InferRequest]
+
+
+class Letters:
+    """One token a character; `^` is special and free."""
+
+    special = frozenset({ord("^")})
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+
+LAYOUT: Any = SimpleNamespace(context=CONTEXT)
+TOKENIZER: Any = Letters()
+
+
+@pytest.fixture
+def network(event_examples: dict[str, Strict]) -> NetworkReply:
+    founded: Any = event_examples["network.founded.v1"]
+    return NetworkReply(
+        network=NETWORK, ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
+        models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"], size=5,
+        entries_root="00" * 32,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def build(keys: dict[str, Key], event_examples: dict[str, Strict]) -> Build:
+    """A whole request of alice; `params`, and any field of the order, may differ from the good one."""
+    sheet = event_examples["pricing.published.v1"]
+    assert isinstance(sheet, PricingPublished)
+
+    def make(params: GenerateParams = PARAMS, by: str = "alice", key: str = "alice", **changes: Any) -> InferRequest:
+        body = InferenceRequested(
+            network=NETWORK, request=REQUEST, account="alice", model=MODEL, content=params.commitment(SALT),
+            max_tokens=params.max_tokens, token_ceiling=1000, price_sheet=sheet_hash(sheet), issued_ms=NOW_MS,
+            expires_ms=NOW_MS + 60_000,
+        ).model_copy(update=changes)  # fmt: skip
+        return InferRequest(order=sign(body, REQUEST_KIND, by, keys[key]), params=params, salt=SALT)
+
+    return make
+
+
+def test_whole_order_is_taken(build: Build, network: NetworkReply) -> None:
+    check_order(build(), network, MODEL, NOW_MS)
+    check_order(build(), network, MODEL, NOW_MS + 59_999)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"network": "other-net/3f9a1c22"}, NotAuthorised, "other-net"),
+        ({"model": "mixtral-8x7b"}, UnknownModel, "mixtral-8x7b"),
+        ({"expires_ms": NOW_MS}, RefusedError, "expired"),
+        ({"expires_ms": NOW_MS - 1}, RefusedError, "expired"),
+        ({"max_tokens": 4}, MalformedMessage, "commits"),
+        ({"content": "00" * 32}, MalformedMessage, "commits"),
+        ({"by": "bob"}, NotAuthorised, "signed by bob"),
+        ({"account": "bob"}, NotAuthorised, "names account bob"),
+    ],
+)
+def test_order_that_is_not_whole_is_refused(
+    build: Build, network: NetworkReply, changes: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says) as refused:
+        check_order(build(**changes), network, MODEL, NOW_MS)
+    assert type(refused.value) is error
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"prompt": "Emma is"}, {"temperature_milli": 1}, {"seed": 1}, {"top_k": 2}, {"top_p_milli": 999}],
+)
+def test_parameters_that_the_order_does_not_commit_to_are_refused(
+    build: Build, network: NetworkReply, params: dict[str, Any]
+) -> None:
+    changed = build().model_copy(update={"params": PARAMS.model_copy(update=params)})
+    with pytest.raises(MalformedMessage, match="commits"):
+        check_order(changed, network, MODEL, NOW_MS)
+
+
+def test_other_salt_is_refused(build: Build, network: NetworkReply) -> None:
+    with pytest.raises(MalformedMessage, match="commits"):
+        check_order(build().model_copy(update={"salt": "5b" * 32}), network, MODEL, NOW_MS)
+
+
+@pytest.mark.parametrize("field", ["token_ceiling", "issued_ms", "request"])
+def test_order_that_was_altered_after_signing_is_refused(build: Build, network: NetworkReply, field: str) -> None:
+    good = build()
+    value: object = "1f" * 16 if field == "request" else 7
+    order = good.order.model_copy(update={"body": good.order.body.model_copy(update={field: value})})
+    with pytest.raises(BadSignature):
+        check_order(good.model_copy(update={"order": order}), network, MODEL, NOW_MS)
+
+
+def test_signature_by_a_key_other_than_the_one_it_names_is_refused(
+    build: Build, network: NetworkReply, keys: dict[str, Key]
+) -> None:
+    forged = build(key="mallory")
+    claim = forged.order.signature.model_copy(update={"key_id": keys["alice"].id})
+    order = forged.order.model_copy(update={"signature": claim})
+    with pytest.raises(BadSignature):
+        check_order(forged.model_copy(update={"order": order}), network, MODEL, NOW_MS)
+
+
+def test_admitted_request_asks_to_hold_the_most_it_can_cost(build: Build, network: NetworkReply) -> None:
+    request = build()
+    admitted = admit(request, network, TOKENIZER, LAYOUT, NOW_MS)
+    assert admitted.ids == [ord(letter) for letter in "Emma was"]
+    assert admitted.input_tokens == 8
+    held = admitted.reservation
+    assert (held.tokens, held.input_tokens, held.expires_ms) == (8 + 3, 8, NOW_MS + HOLD_MS)
+    assert (held.request, held.network) == (request.order, NETWORK)
+
+
+@pytest.mark.parametrize(("prompt", "billed"), [("^Emma^", 4), ("^", 1), ("^^^", 1), ("E", 1)])
+def test_special_tokens_enter_the_model_and_are_not_billed(
+    build: Build, network: NetworkReply, prompt: str, billed: int
+) -> None:
+    admitted = admit(build(PARAMS.model_copy(update={"prompt": prompt})), network, TOKENIZER, LAYOUT, NOW_MS)
+    assert len(admitted.ids) == len(prompt)
+    assert (admitted.input_tokens, admitted.reservation.tokens) == (billed, billed + 3)
+
+
+def test_empty_prompt_is_refused(build: Build, network: NetworkReply) -> None:
+    with pytest.raises(PromptEmpty):
+        admit(build(GenerateParams(prompt="", max_tokens=3)), network, TOKENIZER, LAYOUT, NOW_MS)
+
+
+def test_prompt_and_answer_must_fit_the_context(build: Build, network: NetworkReply) -> None:
+    fits = GenerateParams(prompt="x" * (CONTEXT - 3), max_tokens=3)
+    assert len(admit(build(fits), network, TOKENIZER, LAYOUT, NOW_MS).ids) == CONTEXT - 3
+    for params in (
+        GenerateParams(prompt="x" * (CONTEXT - 2), max_tokens=3),
+        GenerateParams(prompt="x" * (CONTEXT - 3), max_tokens=4),
+        GenerateParams(prompt="x", max_tokens=2**40),
+    ):
+        with pytest.raises(PromptTooLong) as refused:
+            admit(build(params), network, TOKENIZER, LAYOUT, NOW_MS)
+        assert refused.value.details == {"prompt_tokens": str(len(params.prompt)), "context": str(CONTEXT)}
+
+
+def test_order_under_another_price_sheet_is_refused(build: Build, network: NetworkReply) -> None:
+    with pytest.raises(RefusedError, match="2026-01") as refused:
+        admit(build(price_sheet="cd" * 32), network, TOKENIZER, LAYOUT, NOW_MS)
+    assert "prices" in refused.value.hint
+
+
+def test_network_without_prices_refuses(build: Build, network: NetworkReply) -> None:
+    with pytest.raises(RefusedError, match="no prices"):
+        admit(build(), network.model_copy(update={"pricing": None}), TOKENIZER, LAYOUT, NOW_MS)
+
+
+def test_model_without_a_price_is_refused(build: Build, network: NetworkReply) -> None:
+    with pytest.raises(UnknownModel, match="mixtral-8x7b"):
+        admit(build(model="mixtral-8x7b"), network, TOKENIZER, LAYOUT, NOW_MS)
+
+
+def test_ceiling_is_kept_to_the_token(build: Build, network: NetworkReply) -> None:
+    admit(build(token_ceiling=11), network, TOKENIZER, LAYOUT, NOW_MS)
+    with pytest.raises(BudgetTooSmall, match="11 tokens, the order's ceiling is 10"):
+        admit(build(token_ceiling=10), network, TOKENIZER, LAYOUT, NOW_MS)
