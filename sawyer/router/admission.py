@@ -17,7 +17,7 @@ from sawyer.errors import (
     UnknownModel,
 )
 from sawyer.identity.envelope import check_signed
-from sawyer.schemas.events import REQUEST_KIND, PricingPublished, TokensReserved
+from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, PricingPublished, TokensReserved
 from sawyer.schemas.messages import InferRequest, NetworkReply
 from sawyer.schemas.models import ModelLayout
 
@@ -71,7 +71,7 @@ def admit(
             f"the order names another price sheet than {sheet.sheet}, which is in force",
             hint="Ask for the network's prices again and send a new order.",
         )
-    input_tokens = max(1, sum(each not in tokenizer.special for each in ids))
+    input_tokens = billed_input(ids, tokenizer.special)
     tokens = price_tokens(sheet, order.model, input_tokens, params.max_tokens)
     if tokens > order.token_ceiling:
         raise BudgetTooSmall(
@@ -86,6 +86,13 @@ def admit(
         expires_ms=now_ms + HOLD_MS,
     )
     return Admitted(ids, input_tokens, reservation)
+
+
+def billed_input(ids: list[int], special: frozenset[int]) -> int:
+    """How many prompt tokens are billed: special tokens are free, but for so many of them that the ledger would refuse
+    the bill (a prompt may spell them out). One is kept for the end token of the answer."""
+    plain = sum(each not in special for each in ids)
+    return max(1, plain, len(ids) - (MAX_FREE_TOKENS - 1))
 
 
 def _sheet(network: NetworkReply) -> PricingPublished:

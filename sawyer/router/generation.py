@@ -62,9 +62,11 @@ class Generation:
         self._trace = trace
         self._cache: KvCache | None = None
         self.cancelled = False
+        self.expired = False
 
     async def tokens(self, prompt: Sequence[int]) -> AsyncIterator[TokenStep]:
-        """Samples until an end token, max_tokens, or `cancelled`. The last step carries the finish reason and any text
+        """Samples until an end token, max_tokens, `cancelled` or `expired` (the hold is about to end: what is there is
+        posted in time). The last step carries the finish reason and any text
         that was held back. Raises ExpertUnavailable."""
         sampler, text = Sampler(self._params), self._engine.tokenizer.stream()
         self._cache = self._engine.trunk.new_cache(len(prompt) + self._params.max_tokens)
@@ -88,7 +90,7 @@ class Generation:
             return "stop"
         if self.cancelled:
             return "cancelled"
-        return "length" if count >= self._params.max_tokens else None
+        return "length" if self.expired or count >= self._params.max_tokens else None
 
     async def _forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits [V] after the last of `ids`; all of them enter the cache."""

@@ -21,7 +21,7 @@ from sawyer.errors import RefusedError, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
 from sawyer.model.artifacts import Artifacts
-from sawyer.router.admission import Admitted, admit, check_order
+from sawyer.router.admission import HOLD_MS, Admitted, admit, check_order
 from sawyer.router.billing import Biller, Work
 from sawyer.router.directory import Directory
 from sawyer.router.dispatch import Dispatcher, RequestScope
@@ -46,7 +46,8 @@ from sawyer.schemas.messages import (
 MAX_RUNNING: Final = 4
 QUEUE_LIMIT: Final = 64
 QUEUE_GROUP: Final = "routers"
-COVERAGE_POLL_S: Final = 0.2
+POST_BEFORE_S: Final = HOLD_MS / 1000 - 60
+"""A generation ends this long after its hold began: a minute is left to post it before the hold expires."""
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class Router:
 
         generation = Generation(self._engine, self._dispatcher, scope, request.params, trace)
         cancel = await self._bus.subscribe(subjects.cancel(request_id), lambda _: _cancel(generation))
+        expiry = asyncio.get_running_loop().call_later(POST_BEFORE_S, _expire, generation)
         try:
             await stream.send(self._bus, self._accepted(stream, admitted))
             work = await self._stream_tokens(generation, admitted, stream, pending)
@@ -185,6 +187,7 @@ class Router:
                 error = SawyerError(f"the router failed ({type(error).__name__}); its log has more")
             await self._fail(request, scope, stream, error)
         finally:
+            expiry.cancel()
             await cancel.unsubscribe()
 
     def _accepted(self, stream: AnswerStream, admitted: Admitted) -> Accepted:
@@ -228,6 +231,10 @@ class Router:
         except SawyerError as problem:
             log.warning("request %s: the hold could not be voided and will expire: %s", stream.request, problem)
         await stream.send(self._bus, Failed(n=stream.next_n, error=ErrorBody.of(error)))
+
+
+def _expire(generation: Generation) -> None:
+    generation.expired = True
 
 
 def _cancel(generation: Generation) -> None:

@@ -157,6 +157,24 @@ async def test_leaving_the_stream_early_cancels_and_bills_what_was_delivered(net
     assert (await network.audit()).ok
 
 
+async def test_prompt_of_special_tokens_is_billed_too(network):
+    async with network.client() as client:
+        before = await client.balance()
+        answer = await client.generate("<s>" * 20 + "It was a", model=DEMO_MODEL, max_tokens=4)
+        after = await client.balance()
+    assert answer.usage.input_tokens == 23 - 7
+    assert before.available - after.available == answer.usage.billed_tokens == 16 + 4
+
+
+async def test_generation_ends_before_its_hold_expires_and_is_billed(network, monkeypatch):
+    monkeypatch.setattr("sawyer.router.service.POST_BEFORE_S", 0.1)
+    async with network.client() as client:
+        answer = await client.generate("It was a", model=DEMO_MODEL, max_tokens=450)
+    assert answer.finish == "length"
+    assert 0 < answer.usage.output_tokens < 450
+    assert answer.usage.billed_tokens == 3 + answer.usage.output_tokens
+
+
 async def test_many_requests_at_once_each_get_their_own_answer(network):
     async with network.client() as client:
         alone = [await client.generate(prompt, model=DEMO_MODEL, max_tokens=8) for prompt in PROMPTS]

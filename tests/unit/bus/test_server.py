@@ -66,6 +66,12 @@ def test_chosen_server_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch,
     assert ENV_NATS_SERVER in error.value.message
 
 
+def test_server_is_stopped_at_the_end_of_its_block(tmp_path: Path) -> None:
+    with LocalServer.start(tmp_path) as local:
+        assert local.process.poll() is None
+    assert local.process.returncode is not None
+
+
 async def test_server_is_ready_when_start_returns_and_stop_is_idempotent(tmp_path: Path) -> None:
     local = LocalServer.start(tmp_path / "with space")
     bus = await NatsBus.connect(local.url, name="test")
@@ -78,15 +84,18 @@ async def test_server_is_ready_when_start_returns_and_stop_is_idempotent(tmp_pat
         await NatsBus.connect(local.url, name="test")
 
 
-def test_server_is_stopped_at_the_end_of_its_block_and_after_it_died(tmp_path: Path) -> None:
+def test_server_that_died_can_be_stopped(tmp_path: Path) -> None:
     with LocalServer.start(tmp_path) as local:
         local.process.send_signal(signal.SIGKILL)
         local.process.wait()
     assert local.process.returncode == -signal.SIGKILL
-    with LocalServer.start(tmp_path) as again:
-        assert again.process.poll() is None, "the ports file of the dead server must not count"
-        assert again.url != local.url or again.process.pid != local.process.pid
-    assert again.process.returncode is not None
+
+
+def test_ports_file_of_a_server_that_died_does_not_count(tmp_path: Path) -> None:
+    stale = tmp_path / "nats-server_1.ports"
+    stale.write_text('{"nats": ["nats://127.0.0.1:1"]}', encoding="ascii")
+    with LocalServer.start(tmp_path) as local:
+        assert local.url != "nats://127.0.0.1:1"
 
 
 def test_server_that_does_not_want_to_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Office:
     network: NetworkReply
     members: MembersReply
     asked: list[str] = field(default_factory=list)
+    service: Service = field(init=False)
 
     async def answer(self, message: Message) -> bytes:
         what = message.subject.rsplit(".", 1)[1]
@@ -60,10 +61,10 @@ def replies(keys: dict[str, Key], event_examples: dict[str, Strict], tools: Any)
 async def office(replies: tuple[NetworkReply, MembersReply]) -> AsyncIterator[Office]:
     made = Office(MemoryBus(MemoryNetwork()), *replies)
     refuse = lambda error: QueryError(error=ErrorBody.of(error)).canonical()  # noqa: E731
-    service = Service(made.bus, "sawyer.v1.query.*", made.answer, refuse, limit=8)
-    await service.start()
+    made.service = Service(made.bus, "sawyer.v1.query.*", made.answer, refuse, limit=8)
+    await made.service.start()
     yield made
-    await service.stop()
+    await made.service.stop()
 
 
 @pytest.fixture
@@ -181,10 +182,12 @@ async def test_bookkeeper_that_is_away_costs_a_beat_and_not_the_directory(
     office: Office, directory: Directory, keys: dict[str, Key], tools: Any, fence: Callable[[], Awaitable[None]]
 ) -> None:
     await fence()
-    members, office.members = office.members, MembersReply(nodes=(), routers=(), seq=1)
+    directory.placement.nodes.pop(NodeId("node-a"))
+    await office.service.stop()
     await office.beat(tools.heartbeat("node-a", (0,), beat=1), keys["node-a"])
     await fence()
-    office.members = members
+    assert chosen(directory, 0) is None
+    await office.service.start()
     await office.beat(tools.heartbeat("node-a", (0,), beat=2), keys["node-a"])
     await fence()
     assert chosen(directory, 0) == "node-a"
