@@ -53,13 +53,15 @@ class BucketRow(Row):
 
 class RequestRow(Row):
     """Key `request:<id>`. `order` is the SHA-256 of the client's signed order, `content` what that order commits to
-    (equal in a resend, which is signed anew), `router` the key that reserved, `seq` the entry of its last change.
+    (equal in a resend, which is signed anew), `manifest` the weights that it is served with, `router` the key that
+    reserved, `seq` the entry of its last change.
     `held` are (grant, tokens) in the order they were taken; it stays after the end."""
 
     status: str
     account: str
     order: str
     content: str
+    manifest: str
     router: str
     input_tokens: int
     expires_ms: int
@@ -150,6 +152,7 @@ class Balances(Fold):
             account=order.account,
             order=order_hash(body.request),
             content=order.content,
+            manifest=body.manifest,
             router=entry.signer.key_id,
             input_tokens=body.input_tokens,
             expires_ms=body.expires_ms,

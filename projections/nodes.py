@@ -3,6 +3,7 @@
 A node signs its receipts one after another; requests run side by side, so their entries may come in another order. A
 counter that was skipped stays open as a gap until its receipt comes, and the chain of hashes is checked on both sides
 of it. A gap that stays is a receipt that was never delivered: it shows.
+Beyond MAX_GAPS the oldest is given up, for good.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sawyer.schemas.events import NO_HASH, InferenceCompleted, NodeRegistered, W
 from sawyer.schemas.signed import Signed
 
 MAX_GAPS: Final = 256
-"""Receipts of one node that the book waits for; the oldest is given up beyond that."""
+"""Receipts of one node that the book waits for, and the most that one receipt may skip."""
 
 
 class Gap(msgspec.Struct, array_like=True):
@@ -31,7 +32,7 @@ class Gap(msgspec.Struct, array_like=True):
 
 class NodeRow(Row):
     """`counter` is the highest of this node's receipts in the book, `last_receipt` its SHA-256, `gaps` those below it
-    that are missing, ascending."""
+    that are missing, ascending. `given_up` is the highest counter that is waited for no more."""
 
     host: str
     key: str
@@ -41,14 +42,18 @@ class NodeRow(Row):
     counter: int = 0
     last_receipt: str = NO_HASH
     gaps: list[Gap] = msgspec.field(default_factory=list)
+    given_up: int = 0
 
     def refuses(self, body: WorkReceipted, digest: str) -> str:
         """Why this receipt does not fit the chain, or "". Source: ledger.md, receipts."""
         if body.counter == self.counter + 1:
             return "" if body.previous == self.last_receipt else f"does not follow receipt {self.counter} of its node"
         if body.counter > self.counter:
-            return ""
+            skipped = body.counter - self.counter - 1
+            return f"skips {skipped} receipts, and at most {MAX_GAPS} may be missing" if skipped > MAX_GAPS else ""
         gap = self._gap(body.counter)
+        if gap is None and body.counter <= self.given_up:
+            return f"has counter {body.counter}: what had not come up to counter {self.given_up} was given up"
         if gap is None:
             return f"has counter {body.counter}, which was used before"
         if gap.digest not in ("", digest):
@@ -60,12 +65,13 @@ class NodeRow(Row):
     def receive(self, body: WorkReceipted, digest: str) -> None:
         """Take a receipt in that `refuses` has nothing against."""
         if body.counter > self.counter:
-            skipped = [Gap(counter, "", "") for counter in range(self._first_kept(body), body.counter)]
-            if skipped and skipped[0].counter == self.counter + 1:
-                skipped[0].previous = self.last_receipt
+            skipped = [Gap(counter, "", "") for counter in range(self.counter + 1, body.counter)]
             if skipped:
-                skipped[-1].digest = body.previous
-            self.gaps = [*self.gaps, *skipped][-MAX_GAPS:]
+                skipped[0].previous, skipped[-1].digest = self.last_receipt, body.previous
+            waiting = [*self.gaps, *skipped]
+            if len(waiting) > MAX_GAPS:
+                self.given_up = waiting[-MAX_GAPS - 1].counter
+            self.gaps = waiting[-MAX_GAPS:]
             self.counter, self.last_receipt = body.counter, digest
             return
         before, after = self._gap(body.counter - 1), self._gap(body.counter + 1)
@@ -74,9 +80,6 @@ class NodeRow(Row):
         if after is not None:
             after.previous = digest
         self.gaps = [gap for gap in self.gaps if gap.counter != body.counter]
-
-    def _first_kept(self, body: WorkReceipted) -> int:
-        return max(self.counter + 1, body.counter - MAX_GAPS)
 
     def _gap(self, counter: int) -> Gap | None:
         return next((gap for gap in self.gaps if gap.counter == counter), None)

@@ -41,10 +41,12 @@ class ModelRow(Row):
 
 
 class SheetRow(Row):
-    """Key `sheet:<sha256>`. `sheet` is the canonical signed body itself."""
+    """Key `sheet:<sha256>`. `sheet` is the canonical signed body itself, `superseded_ms` when a newer one replaced it;
+    0 while it is in force."""
 
     sheet: str
     seq: int
+    superseded_ms: int = 0
 
 
 class PricingRow(Row):
@@ -66,6 +68,12 @@ class Registry(Fold):
         self.manifests: dict[tuple[str, str], ModelPublished] = {}
         self.sheets: dict[str, PricingPublished] = {}
         self.pricing: PricingPublished | None = None
+        self._sheet_rows: dict[str, SheetRow] = {}
+
+    def superseded_ms(self, sheet: str) -> int:
+        """When a newer price sheet replaced this one; 0 if none did, or if it was never published."""
+        row = self._sheet_rows.get(sheet)
+        return row.superseded_ms if row else 0
 
     def apply(self, entry: Entry) -> set[str]:
         """See Fold.apply."""
@@ -79,7 +87,7 @@ class Registry(Fold):
             case ModelPublished() as body:
                 return self._publish_model(body, entry.seq)
             case PricingPublished() as body:
-                return self._publish_sheet(body, entry.seq)
+                return self._publish_sheet(body, entry)
         return set()
 
     def _found(self, body: NetworkFounded) -> set[str]:
@@ -102,10 +110,16 @@ class Registry(Fold):
         )
         return self._put({f"model:{body.model}": row, f"manifest:{body.model}:{body.manifest}": row})
 
-    def _publish_sheet(self, body: PricingPublished, seq: int) -> set[str]:
+    def _publish_sheet(self, body: PricingPublished, entry: Entry) -> set[str]:
         name = sheet_hash(body)
+        changed: dict[str, Row] = {}
+        if self.pricing is not None:
+            earlier = sheet_hash(self.pricing)
+            self._sheet_rows[earlier].superseded_ms = entry.ts_ms
+            changed[f"sheet:{earlier}"] = self._sheet_rows[earlier]
         self.sheets[name] = self.pricing = body
-        return self._put({f"sheet:{name}": SheetRow(body.canonical().decode(), seq), PRICING: PricingRow(name)})
+        self._sheet_rows[name] = SheetRow(body.canonical().decode(), entry.seq)
+        return self._put({**changed, f"sheet:{name}": self._sheet_rows[name], PRICING: PricingRow(name)})
 
     def _put(self, rows: dict[str, Row]) -> set[str]:
         self.rows.update(rows)

@@ -20,6 +20,7 @@ SawyerError                     1  failed
 │   ├── UnknownModel, UnknownAccount, UnknownExpert, WrongManifest
 │   ├── BudgetTooSmall
 │   ├── RequestConflict            same request id, other content
+│   ├── Superseded                 published before and replaced since: saying it again changes nothing
 │   ├── AlreadyCompleted           same request id, same content: carries usage and entry
 │   ├── NotAuthorised              this key may not sign this
 │   ├── Busy                       a bounded queue is full: try again
@@ -92,7 +93,8 @@ class BadSignature(VerificationError):
 
 
 class BookCorrupt(VerificationError):
-    """`seq` is the first entry that does not hold, `signer` who signed it, as far as that is known."""
+    """`seq` is the first entry that does not hold, `signer` who signed it, as far as that is known. The message names
+    the entry."""
 
     code = "book_corrupt"
     default_hint = "Stop trusting this copy: compare it with another copy or a checkpoint that you hold."
@@ -101,6 +103,8 @@ class BookCorrupt(VerificationError):
         details = {"seq": str(seq)} if seq is not None else {}
         if signer:
             details["signer"] = signer
+        if seq and not re.search(rf"\bentry {seq}\b", message):
+            message = f"entry {seq}: {message}"
         super().__init__(message, hint=hint, details=details)
         self.seq = seq
         self.signer = signer
@@ -172,6 +176,11 @@ class BudgetTooSmall(RefusedError):
 class RequestConflict(RefusedError):
     code = "request_conflict"
     default_hint = "Use a new request id for a new request."
+
+
+class Superseded(RefusedError):
+    code = "superseded"
+    default_hint = "Publish it under a new name."
 
 
 class AlreadyCompleted(RefusedError):

@@ -6,9 +6,11 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
+from sawyer import durable
 from sawyer.errors import UsageError, VerificationError
 
 ENV_HOME = "SAWYER_HOME"
@@ -16,9 +18,22 @@ ENV_NATS_SERVER = "SAWYER_NATS_SERVER"
 ENV_DURABILITY = "SAWYER_LEDGER_DURABILITY"
 
 
+def durability() -> Literal["FULL", "NORMAL"]:
+    """How durable a commit of the book is: SAWYER_LEDGER_DURABILITY, by default FULL (on the disk before it is told).
+    NORMAL: a power cut may lose the last commits. Raises UsageError for another word."""
+    match os.environ.get(ENV_DURABILITY, "FULL"):
+        case "FULL":
+            return "FULL"
+        case "NORMAL":
+            return "NORMAL"
+        case other:
+            raise UsageError(f"{ENV_DURABILITY} is {other!r}", hint="Write FULL or NORMAL, or leave it out.")
+
+
 @dataclass(frozen=True)
 class Pin:
-    """What a home trusts: its network, and the key that the network's checkpoints must verify with."""
+    """What a home trusts: its network, the key that the network's checkpoints must verify with, and the operator key
+    that founds it."""
 
     network: str
     ledger_vkey: str
@@ -49,6 +64,11 @@ class Home:
     @property
     def views(self) -> Path:
         return self.path / "views.sqlite"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint of the book that a replay here found right: no later book may lack it."""
+        return self.path / "checkpoint.txt"
 
     @property
     def models(self) -> Path:
@@ -95,7 +115,20 @@ class Home:
             raise UsageError(
                 f"{self.path} belongs to network {held.network}, not {pin.network}", hint="Use another --home."
             )
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = self.path / ".network.json"
-        draft.write_text(json.dumps(asdict(pin), indent=2) + "\n", encoding="utf-8")
-        draft.replace(self.path / "network.json")
+        durable.replace(self.path / "network.json", (json.dumps(asdict(pin), indent=2) + "\n").encode())
+
+    def held_checkpoint(self) -> str | None:
+        """The checkpoint that was kept here, or None. Raises VerificationError if it is not even text."""
+        try:
+            return self.checkpoint.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise VerificationError(
+                f"cannot read the kept checkpoint {self.checkpoint}: {error}",
+                hint="Restore it. Only if you cannot: delete it, and lose the proof of what the book held.",
+            ) from error
+
+    def keep_checkpoint(self, note: str) -> None:
+        """Keep a verified checkpoint. Raises OSError."""
+        durable.replace(self.checkpoint, note.encode())

@@ -20,7 +20,6 @@ from sawyer.schemas.base import (
     Sha256,
     Slug,
     Strict,
-    Text,
     TimeMs,
 )
 from sawyer.schemas.signed import Kind, Signature, Signed
@@ -33,6 +32,8 @@ NO_HASH: Final = "0" * 64
 """`prev` of the first entry, and `previous` of a node's first receipt."""
 
 Role = Literal["router", "ledger"]
+Device = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,128}$")]
+"""The name of a processor: printable ASCII. Everybody who asks for the members is sent all of them."""
 VerifierKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]{0,126}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}$")]
 """A C2SP signed-note verifier key: `name+hash+base64(algorithm, public key)`."""
 
@@ -145,7 +146,7 @@ class NodeRegistered(Strict):
     node: Slug
     host: Slug
     key: PublicKey
-    device: Text
+    device: Device
     memory_mb: Count
 
 
@@ -172,10 +173,13 @@ class TokensGranted(Strict):
 
 
 class TokensReserved(Strict):
-    """The router holds tokens before any work. `tokens` is the price of the counted input plus the most output."""
+    """The router holds tokens before any work. `manifest` names the weights that it will run, the model's newest:
+    receipts and rows are judged by these, whatever is published meanwhile. `tokens` is the price of the counted input
+    plus the most output."""
 
     network: Network
     request: Signed[InferenceRequested]
+    manifest: Sha256
     input_tokens: Positive
     tokens: Positive
     expires_ms: TimeMs

@@ -268,7 +268,9 @@ class BalanceReply(Strict):
 
 
 class NetworkReply(Strict):
-    """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models."""
+    """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models. `checkpoint`
+    is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not
+    hold it."""
 
     network: Network
     ledger_vkey: VerifierKey
@@ -277,7 +279,7 @@ class NetworkReply(Strict):
     models: tuple[ModelPublished, ...]
     pricing: PricingPublished | None = None
     size: Count
-    entries_root: Sha256
+    checkpoint: Text
 
 
 class MembersReply(Strict):

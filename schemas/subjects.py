@@ -49,6 +49,10 @@ def cancel(request: RequestId) -> str:
     return f"{PREFIX}.cancel.{_token(request)}"
 
 
+def all_cancels() -> str:
+    return f"{PREFIX}.cancel.*"
+
+
 def ledger(command: str) -> str:
     """Router, node, operator or client -> bookkeeper: a signed command; the reply comes after the durable commit."""
     return f"{PREFIX}.ledger.{_token(command)}"

@@ -8,6 +8,7 @@ Everything is checked against the message length before an array is made.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -280,16 +281,20 @@ def read_header(raw: bytes) -> Header:
     return header
 
 
-def block_leaf(layer: int, expert: int, rows: int, input_digest: bytes, output_digest: bytes) -> bytes:
+def block_leaf(layer: int, expert: int, inputs: Rows, output: Rows) -> bytes:
     """The leaf data of one answered expert block in a receipt's Merkle tree: little-endian (layer u32, expert u32,
     rows u32), then SHA-256 of the expert's input rows and of its output block, both as they stood on the wire."""
-    return struct.pack("<III", layer, expert, rows) + input_digest + output_digest
+    return struct.pack("<III", layer, expert, len(output)) + _sha256(inputs) + _sha256(output)
 
 
 def split_limit_rows(hidden: int, dtype: Dtype) -> int:
     """How many rows of expert input (so of expert output) fit one message under MESSAGE_LIMIT_BYTES; at least 1."""
     room = MESSAGE_LIMIT_BYTES - HEADER_BYTES - _TABLE.itemsize * MAX_EXPERTS
     return max(1, room // (hidden * NUMPY[dtype].itemsize))
+
+
+def _sha256(rows: Rows) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(rows).data).digest()
 
 
 def _check_limits(header: Header) -> None:

@@ -64,7 +64,8 @@ def event_examples(keys: dict[str, Key], signed: Callable[[Strict, str], Signed[
         receipt,
         *_founding(keys),
         events.TokensReserved(
-            network=NETWORK, request=signed_order, input_tokens=5, tokens=8, expires_ms=NOW_MS + 600_000
+            network=NETWORK, request=signed_order, manifest="ab" * 32, input_tokens=5, tokens=8,
+            expires_ms=NOW_MS + 600_000,
         ),
         events.InferenceCompleted(
             network=NETWORK, request=signed_order, input_tokens=5, output_tokens=3, fed_tokens=7, finish="length",

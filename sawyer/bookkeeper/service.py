@@ -14,7 +14,7 @@ from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.protocol import Bus, Message, Subscription
 from sawyer.bus.service import Service
 from sawyer.clock import Clock
-from sawyer.errors import Busy, SawyerError
+from sawyer.errors import Busy, MalformedMessage, SawyerError
 from sawyer.ids import AccountId
 from sawyer.ledger.book import Book
 from sawyer.ledger.commands import VerifiedCommand
@@ -22,7 +22,8 @@ from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
 from sawyer.schemas.messages import BalanceQuery, ErrorBody, LedgerCommand, LedgerReply
 
-QUEUE_LIMIT: Final = 4096
+QUEUE_LIMIT: Final = 1024
+MAX_COMMAND_BYTES: Final = 1024 * 1024
 BATCH_LIMIT: Final = 256
 VERIFIERS: Final = 4
 QUERY_LIMIT: Final = 1024
@@ -79,31 +80,45 @@ class Bookkeeper:
         stopping = asyncio.create_task(self._stopping.wait())
         done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        await subscription.unsubscribe()
+        await subscription.drain()
         for task in done - {stopping}:
             task.result()  # a writer that ended has an error to tell
+        settled = asyncio.ensure_future(self._settled())
+        await asyncio.wait({settled, *(task for task in tasks if not task.done())}, return_when=asyncio.FIRST_COMPLETED)
+        settled.cancel()
+
+    async def _settled(self) -> None:
+        """Returns when every command that arrived is answered."""
         await self._arrived.join()
         await self._ready.join()
 
     def _enqueue(self, message: Message) -> None:
+        if len(message.data) > MAX_COMMAND_BYTES:
+            self._refuse_soon(message, MalformedMessage(f"a command is at most {MAX_COMMAND_BYTES} bytes"))
+            return
         try:
             self._arrived.put_nowait(message)
         except asyncio.QueueFull:
-            busy = _refusal(Busy(f"{QUEUE_LIMIT} commands are waiting already"))
-            task = asyncio.get_running_loop().create_task(self._reply(message.reply, busy))
-            self._refusals.add(task)
-            task.add_done_callback(self._refusals.discard)
+            self._refuse_soon(message, Busy(f"{QUEUE_LIMIT} commands are waiting already"))
+
+    def _refuse_soon(self, message: Message, error: SawyerError) -> None:
+        task = asyncio.get_running_loop().create_task(self._reply(message.reply, _refusal(error)))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
 
     async def _verify(self) -> None:
         while True:
             message = await self._arrived.get()
             try:
-                verified = await asyncio.to_thread(self._book.verify, read(LedgerCommand, message.data))
+                verified = await asyncio.to_thread(self._read, message.data)
                 await self._ready.put(_Verified(verified, message.reply))
             except SawyerError as error:
                 await self._reply(message.reply, _refusal(error))
             finally:
                 self._arrived.task_done()
+
+    def _read(self, raw: bytes) -> VerifiedCommand:
+        return self._book.verify(read(LedgerCommand, raw))
 
     async def _write(self) -> None:
         while True:

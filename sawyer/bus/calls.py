@@ -14,9 +14,9 @@ from sawyer.schemas.base import Strict, first_problem
 from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerReply, QueryError
 
 ASK_TIMEOUT_S: Final = 5.0
-RECORD_TIMEOUT_S: Final = 10.0
-RECORD_ATTEMPTS: Final = 3
-RECORD_PAUSE_S: Final = 0.3
+RECORD_TIMEOUT_S: Final = 5.0
+RECORD_PATIENCE_S: Final = 10.0
+RECORD_PAUSE_S: Final = 0.2
 
 ReplyT = TypeVar("ReplyT", bound=Strict)
 
@@ -46,18 +46,20 @@ def refuse_query(error: SawyerError) -> bytes:
     return QueryError(error=ErrorBody.of(error)).canonical()
 
 
-async def record(bus: Bus, command: LedgerCommand, *, timeout_s: float = RECORD_TIMEOUT_S) -> EntryRef:
-    """Have the ledger record a signed fact; returns after the durable commit. Sent again when no answer comes, which is
-    safe: the same command is answered with the same entry. Raises the typed refusal, or NoAnswer, NobodyServes."""
+async def record(bus: Bus, command: LedgerCommand, *, patience_s: float | None = None) -> EntryRef:
+    """Have the ledger record a signed fact; returns after the durable commit. While no answer comes it is sent again,
+    for `patience_s` (RECORD_PATIENCE_S); that is safe: the same command is answered with the same entry. Raises the
+    typed refusal, or NoAnswer, NobodyServes."""
     subject, data = subjects.ledger(command_word(command.kind)), command.canonical()
-    for attempt in range(1, RECORD_ATTEMPTS + 1):
+    now_s = asyncio.get_running_loop().time
+    until_s = now_s() + (RECORD_PATIENCE_S if patience_s is None else patience_s)
+    while True:
         try:
-            return _entry(read(LedgerReply, await bus.request(subject, data, timeout_s)))
+            return _entry(read(LedgerReply, await bus.request(subject, data, RECORD_TIMEOUT_S)))
         except UnreachableError:
-            if attempt == RECORD_ATTEMPTS:
+            if now_s() + RECORD_PAUSE_S >= until_s:
                 raise
             await asyncio.sleep(RECORD_PAUSE_S)
-    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _entry(reply: LedgerReply) -> EntryRef:

@@ -22,6 +22,7 @@ CONNECT_TIMEOUT_S: Final = 2
 FIRST_CONNECT_ATTEMPTS: Final = 3
 FIRST_CONNECT_TIMEOUT_S: Final = 5
 RECONNECT_WAIT_S: Final = 0.1
+DRAIN_TIMEOUT_S: Final = 2.0
 PENDING_BYTES_LIMIT: Final = 256 * 1024 * 1024
 PENDING_MESSAGES_LIMIT: Final = 65_536
 _NO_RESPONDERS: Final = "503"
@@ -30,10 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class NatsBus:
-    """One connection. Made by `connect`. `dropped` counts messages lost to a full buffer (slow consumer)."""
+    """One connection. Made by `connect`. `dropped` counts messages lost to a full buffer (slow consumer). `closed` is
+    set when the connection is gone for good (the server refused us): whoever runs on it must end."""
 
     def __init__(self) -> None:
-        self._client = Client()
+        self._client = _Client()
         self._on_disconnect: list[Callable[[], None]] = []
         self._problems: list[str] = []
         self._gave_up = asyncio.Event()
@@ -93,7 +95,7 @@ class NatsBus:
             await self._client.publish(subject, data, reply)
         except nats.errors.MaxPayloadError as error:
             raise _over_server_limit(data) from error
-        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError) as error:
+        except nats.errors.Error as error:
             raise ServerUnreachable(f"cannot send: {error}") from error
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
@@ -126,7 +128,7 @@ class NatsBus:
             raise NoAnswer(f"no answer on {subject} within {timeout_s:g} s") from error
         except nats.errors.MaxPayloadError as error:
             raise _over_server_limit(data) from error
-        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError) as error:
+        except nats.errors.Error as error:
             raise ServerUnreachable(f"cannot ask {subject}: {error}") from error
         return reply.data
 
@@ -140,7 +142,8 @@ class NatsBus:
         if not self._client.is_connected:  # nats-py would return at once, as if all had been sent
             raise ServerUnreachable("the NATS server does not answer: the connection is lost")
         try:
-            await self._client.flush(timeout=CONNECT_TIMEOUT_S)
+            for _ in range(2):  # nats-py writes a PING past what it still holds back; the second one comes after it
+                await self._client.flush(timeout=CONNECT_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as error:
             raise ServerUnreachable(f"the NATS server does not answer: {error}") from error
 
@@ -178,6 +181,24 @@ class _Subscribed:
     async def unsubscribe(self) -> None:
         with contextlib.suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
+
+    async def drain(self) -> None:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await asyncio.wait_for(self._subscription.drain(), DRAIN_TIMEOUT_S)  # type: ignore[no-untyped-call]
+
+
+class _Client(Client):
+    """nats-py, which stops reading for good when a subject or reply is not UTF-8 (and anybody may send one)."""
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg | None:
+        try:
+            message: Msg = super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            log.warning("a message on %r was dropped: its subject or reply is not UTF-8", subject)
+            return None
+        return message
 
 
 def _over_server_limit(data: bytes) -> UsageError:

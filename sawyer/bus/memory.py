@@ -22,6 +22,10 @@ class _Listener:
     handler: Handler
     queue: str
 
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
+        await self.unsubscribe()
+
     async def unsubscribe(self) -> None:
         if self in self.network.listeners:
             self.network.listeners.remove(self)
@@ -92,7 +96,8 @@ class MemoryBus:
         listener = await self.subscribe(inbox, take)
         try:
             await self.publish(subject, data, inbox)
-            message = await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for loses a cancel that comes with the answer (3.11)
+                message = await answer
         except TimeoutError as error:
             raise NoAnswer(f"no answer on {subject} within {timeout_s:g} s") from error
         finally:

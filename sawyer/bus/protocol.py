@@ -30,6 +30,9 @@ class Subscription(Protocol):
     async def unsubscribe(self) -> None:
         """Stop at once; what is queued in the bus is dropped."""
 
+    async def drain(self) -> None:
+        """Stop, and return when everything that was sent before is handed over."""
+
 
 class Bus(Protocol):
     """One participant's connection."""

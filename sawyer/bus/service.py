@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.errors import Busy, SawyerError
+from sawyer.errors import Busy, MalformedMessage, SawyerError
 
 log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
 
 Answer = Callable[[Message], Awaitable[bytes | None]]
 """The work: the bytes of the reply, or None if it replies itself (or nobody asked)."""
@@ -19,10 +22,19 @@ Refuse = Callable[[SawyerError], bytes]
 
 
 class Service:
-    """Serves one subject with `workers` tasks over a queue of at most `limit` messages."""
+    """Serves one subject with `workers` tasks over a queue of at most `limit` messages of at most `max_bytes`."""
 
     def __init__(
-        self, bus: Bus, subject: str, answer: Answer, refuse: Refuse, *, limit: int, workers: int = 1, queue: str = ""
+        self,
+        bus: Bus,
+        subject: str,
+        answer: Answer,
+        refuse: Refuse,
+        *,
+        limit: int,
+        workers: int = 1,
+        queue: str = "",
+        max_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._bus = bus
         self._subject = subject
@@ -31,6 +43,7 @@ class Service:
         self._queue_group = queue
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(maxsize=limit)
         self._worker_count = workers
+        self._max_bytes = max_bytes
         self._tasks: list[asyncio.Task[None]] = []
         self._refusals: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
@@ -39,11 +52,12 @@ class Service:
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._worker_count)]
         self._subscription = await self._bus.subscribe(self._subject, self._enqueue, self._queue_group)
 
-    async def stop(self) -> None:
-        """Takes no more, finishes what is queued, ends."""
+    async def stop(self, patience_s: float | None = None) -> None:
+        """Takes no more, finishes what is queued (for so long at most, then cancels it), ends."""
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
-            await self._waiting.join()
+            await self._subscription.drain()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._waiting.join(), patience_s)
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -52,12 +66,18 @@ class Service:
 
     def _enqueue(self, message: Message) -> None:
         try:
+            if len(message.data) > self._max_bytes:
+                raise MalformedMessage(f"a message of {len(message.data)} bytes, at most {self._max_bytes} are taken")
             self._waiting.put_nowait(message)
         except asyncio.QueueFull:
-            busy = Busy(f"{self._waiting.maxsize} messages are waiting already")
-            task = asyncio.get_running_loop().create_task(self._reply(message, self._refuse(busy)))
-            self._refusals.add(task)
-            task.add_done_callback(self._refusals.discard)
+            self._refuse_soon(message, Busy(f"{self._waiting.maxsize} messages are waiting already"))
+        except MalformedMessage as error:
+            self._refuse_soon(message, error)
+
+    def _refuse_soon(self, message: Message, error: SawyerError) -> None:
+        task = asyncio.get_running_loop().create_task(self._reply(message, self._refuse(error)))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
 
     async def _work(self) -> None:
         while True:

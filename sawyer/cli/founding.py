@@ -7,7 +7,7 @@ from typing import Final
 from sawyer.bus.calls import ask, record
 from sawyer.bus.protocol import Bus
 from sawyer.clock import Clock
-from sawyer.errors import RefusedError
+from sawyer.errors import RefusedError, VerificationError
 from sawyer.identity.keys import load_or_create
 from sawyer.ids import NetworkId, new_network_id
 from sawyer.ledger.checkpoint import vkey_of
@@ -55,9 +55,10 @@ class Founder:
         self.network = NetworkId(pin.network)
 
     async def found(self) -> NetworkReply:
-        """The first entry, unless it stands already."""
+        """The first entry, unless it stands already. Raises VerificationError if the network that answers is not the
+        one that this home is pinned to."""
         try:
-            return await ask(self._bus, "network", NetworkReply)
+            return self._checked(await ask(self._bus, "network", NetworkReply))
         except RefusedError:
             await self._record(
                 NetworkFounded(
@@ -68,7 +69,17 @@ class Founder:
                     founded_ms=self._clock.now_ms(),
                 )
             )
-        return await ask(self._bus, "network", NetworkReply)
+        return self._checked(await ask(self._bus, "network", NetworkReply))
+
+    def _checked(self, network: NetworkReply) -> NetworkReply:
+        found = Pin(network=network.network, ledger_vkey=network.ledger_vkey, operator=network.operator)
+        if found != self.pin:
+            raise VerificationError(
+                f"the bookkeeper here keeps network {found.network} of operator {found.operator}, "
+                f"and {self._home.path} is pinned to {self.pin.network} of {self.pin.operator}",
+                hint="Connect to the NATS server of your own network, or use the home of that one.",
+            )
+        return network
 
     async def add_router(self, name: str) -> None:
         """Give this home's router key its role."""

@@ -26,6 +26,9 @@ BookOption = Annotated[Path | None, typer.Option("--book", help="A copy of a boo
 KeyOption = Annotated[
     str | None, typer.Option("--key", help="The verifier key to trust (default: pinned in the home).")
 ]
+OperatorOption = Annotated[
+    str | None, typer.Option("--operator", help="The operator key to trust (default: pinned in the home).")
+]
 HeldOption = Annotated[Path | None, typer.Option("--checkpoint", help="A checkpoint you kept; the book must hold it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -40,6 +43,7 @@ def replay_command(
     home: HomeOption = None,
     book: BookOption = None,
     key: KeyOption = None,
+    operator: OperatorOption = None,
     checkpoint: HeldOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -49,12 +53,13 @@ def replay_command(
 
     if home is not None and book is not None:
         raise UsageError("--home and --book are two ways to name a book", hint="Give one of them.")
-    anchor, held = _anchor(key), _held(checkpoint)
+    anchor, founder, held = _anchor(key), _operator(operator), _held(checkpoint)
     with _progress(quiet=json) as progress:
         if book is not None:
-            report = replay(SQLiteSource(book), key=anchor, held=held, progress=progress)
+            report = replay(SQLiteSource(book), key=anchor, operator=founder, held=held, progress=progress)
         else:
-            report = replay_home(_home_with_book(home), key=anchor, held=held, progress=progress)
+            place = _home_with_book(home)
+            report = replay_home(place, key=anchor, operator=founder, held=held, progress=progress)
     if json:
         output.emit_json(_document(report))
     else:
@@ -83,11 +88,25 @@ def _anchor(key: str | None) -> str | None:
         raise UsageError(error.message, hint=error.hint) from error
 
 
-def _held(path: Path | None) -> str | None:
-    if path is None:
+def _operator(key: str | None) -> str | None:
+    from sawyer.identity.keys import public_bytes
+
+    if key is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        public_bytes(key)
+    except VerificationError as error:
+        raise UsageError(error.message, hint="It is in network.json of the operator's home.") from error
+    if not key.startswith("O"):
+        raise UsageError(f"{key} is not an operator's key", hint="Operator keys start with O.")
+    return key
+
+
+def _held(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        return (path.read_text(encoding="utf-8"),)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the checkpoint {path}: {error}") from error
 
@@ -128,11 +147,7 @@ def _show_verdict(report: ReplayReport) -> None:
             output.line("signed by: " + problem.signer)
         output.line("next: " + problem.hint)
     else:
-        output.line(
-            "OK: every entry, signature, decision and balance holds, by the key you trust"
-            if report.anchored
-            else "OK, but not anchored: consistent with itself, trust it no further"
-        )
+        output.line(_verdict(report))
     output.line(f"network {report.network}, mode {report.mode or 'unknown'}")
     output.line(
         f"{report.entries} entries, {report.signatures} signatures, {report.checkpoints} checkpoints "
@@ -141,10 +156,22 @@ def _show_verdict(report: ReplayReport) -> None:
     output.line(f"tree size {report.size}, root {report.root}")
     if report.views_seq is not None:
         output.line(f"live views compared, row by row, at entry {report.views_seq}")
+    elif report.views_note:
+        output.line("no live views compared: " + report.views_note)
     for kind, count in report.unknown_kinds.items():
         output.line(f"skipped {count} entries of kind {kind}, which this version does not know")
     if problem is None and not report.anchored:
         output.line("hint: give --key with the network's verifier key")
+    if problem is None and not report.operator_anchored:
+        output.line("hint: give --operator with the network's operator key")
+
+
+def _verdict(report: ReplayReport) -> str:
+    if not report.anchored:
+        return "OK, but not anchored: consistent with itself, trust it no further"
+    if not report.operator_anchored:
+        return "OK by the ledger key you trust, but the operator is not anchored: grants, prices and roles are its word"
+    return "OK: every entry, signature, decision and balance holds, by the key you trust"
 
 
 def _document(report: ReplayReport) -> dict[str, object]:

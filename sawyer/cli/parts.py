@@ -17,11 +17,12 @@ import typer
 
 import sawyer
 from sawyer.clock import SystemClock
-from sawyer.errors import UsageError
-from sawyer.ids import HostId, NetworkId, NodeId
-from sawyer.settings import Home, Pin
+from sawyer.errors import ServerUnreachable, UsageError
+from sawyer.ids import HostId, ModelId, NetworkId, NodeId
+from sawyer.settings import Home, Pin, durability
 
 if TYPE_CHECKING:
+    from sawyer.bus.connection import NatsBus
     from sawyer.engine.session import Device
 
 READY = "ready: "
@@ -57,12 +58,18 @@ def bookkeeper(home: HomeOption = None, nats: NatsOption = DEFAULT_NATS) -> None
 
     async def main() -> None:
         book = Book.open(
-            place.book, network=NetworkId(pin.network), ledger_key=load(place.key("ledger")), views=place.views
+            place.book,
+            network=NetworkId(pin.network),
+            operator=pin.operator,
+            ledger_key=load(place.key("ledger")),
+            views=place.views,
+            held=place.held_checkpoint(),
+            synchronous=durability(),
         )
         bus = await NatsBus.connect(nats, name="bookkeeper")
         try:
             await _until_stopped(
-                Bookkeeper(bus, book, SystemClock()), f"bookkeeper of {pin.network}, {book.size} entries"
+                Bookkeeper(bus, book, SystemClock()), bus, f"bookkeeper of {pin.network}, {book.size} entries"
             )
         finally:
             await bus.close()
@@ -85,6 +92,7 @@ def route(
     from sawyer.engine.session import configure, default_threads
     from sawyer.identity.keys import load
     from sawyer.model.artifacts import Artifacts
+    from sawyer.router.generation import Engine
     from sawyer.router.service import Router, RouterIdentity
 
     if wire not in ("f16", "f32"):
@@ -93,12 +101,13 @@ def route(
     artifacts = Artifacts.open(model_folder(place, model, format))
     key = load(place.key(name))
     configure(threads or default_threads())
+    engine, published = Engine.load(artifacts), ModelId(artifacts.manifest.model)
 
     async def main() -> None:
         bus = await NatsBus.connect(nats, name=name)
         try:
-            router = Router(bus, RouterIdentity(name, key), artifacts, SystemClock(), wide=wire == "f32")
-            await _until_stopped(router, f"{name} routes {artifacts.manifest.model}, every expert is served")
+            router = Router(bus, RouterIdentity(name, key), published, engine, SystemClock(), wide=wire == "f32")
+            await _until_stopped(router, bus, f"{name} routes {published}, every expert is served")
         finally:
             await bus.close()
 
@@ -140,7 +149,7 @@ def serve(
         bus = await NatsBus.connect(nats, name=name)
         try:
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__)
-            await _until_stopped(agent, f"{name} serves share {share} of {artifacts.manifest.model}")
+            await _until_stopped(agent, bus, f"{name} serves share {share} of {artifacts.manifest.model}")
         finally:
             await bus.close()
 
@@ -181,8 +190,9 @@ def _run(main: Callable[[], object]) -> None:
     asyncio.run(main())  # type: ignore[arg-type]
 
 
-async def _until_stopped(part: Part, ready: str) -> None:
-    """Run a part; SIGTERM and Ctrl-C end it in order, a second signal at once."""
+async def _until_stopped(part: Part, bus: NatsBus, ready: str) -> None:
+    """Run a part; SIGTERM and Ctrl-C end it in order, a second signal at once. Raises ServerUnreachable if the server
+    closed our connection for good: nobody would hear us any more."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(part.run(lambda: _say_ready(ready)))
 
@@ -193,6 +203,12 @@ async def _until_stopped(part: Part, ready: str) -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, on_signal)
+    closed = asyncio.create_task(bus.closed.wait())
+    await asyncio.wait({running, closed}, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        running.cancel()
+        raise ServerUnreachable("the NATS server closed the connection and will not have it back")
+    closed.cancel()
     await running
 
 

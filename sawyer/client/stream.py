@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from sawyer.bus.calls import read
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.errors import AlreadyCompleted, NoAnswer, NobodyServes, SawyerError, ServerUnreachable, UnreachableError
+from sawyer.errors import AlreadyCompleted, NoAnswer, NobodyServes, ServerUnreachable, UnreachableError
 from sawyer.ids import ModelId, RequestId
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Trace, Usage
@@ -48,6 +48,7 @@ class TextStream:
         self._inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
         self._subscription: Subscription | None = None
         self._next_n = 0
+        self._ended = False
         self.request = RequestId(request.order.body.request)
         self.accepted: Accepted | None = None
         self.traces: list[Trace] = []
@@ -64,7 +65,7 @@ class TextStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if self.usage is None and not isinstance(error, SawyerError):
+        if not self._ended:
             with contextlib.suppress(UnreachableError):  # then nobody can be told
                 await self.cancel()
         await self._unsubscribe()
@@ -105,15 +106,18 @@ class TextStream:
             case Trace():
                 self.on_trace(event)
             case Done():
+                self._ended = True
                 self.finish, self.usage = event.finish, event.usage
             case Failed():
+                self._ended = True
                 raise event.error.to_error()
 
     async def _next(self) -> Accepted | Delta | Trace | Done | Failed:
         """The next event in order. Raises NoAnswer on silence or a gap, NobodyServes."""
         while True:
             try:
-                message = await asyncio.wait_for(self._inbox.get(), self._timeout_s)
+                async with asyncio.timeout(self._timeout_s):
+                    message = await self._inbox.get()
             except TimeoutError as error:
                 raise NoAnswer(f"nothing from the router for {self._timeout_s:g} s (request {self.request})") from error
             if message.no_responders:

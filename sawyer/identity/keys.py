@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +17,7 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
+from sawyer import durable
 from sawyer.errors import BadSignature, NotAuthorised, UsageError
 from sawyer.ids import KeyId
 
@@ -126,19 +125,10 @@ def load_or_create(path: Path, kind: KeyKind = "U") -> Key:
     if path.exists():
         return load(path)
     key = Key.generate(kind)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600, a name of its own
-    draft = Path(name)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(key.seed + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     try:
-        os.link(draft, path)
+        durable.create(path, (key.seed + "\n").encode("ascii"))
     except FileExistsError:
         return load(path)
-    finally:
-        draft.unlink()
     return key
 
 

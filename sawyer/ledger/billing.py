@@ -41,25 +41,32 @@ from sawyer.schemas.signed import Signed
 
 HOLD_LIMIT_MS: Final = 600_000
 """An abandoned hold expires after 10 minutes."""
+ORDER_LIMIT_MS: Final = 3_600_000
+"""An order is good for an hour at most: it pins a price, and a copy of it is worth nothing after that."""
 CLOCK_SLACK_MS: Final = 60_000
-"""How far a router's clock may be ahead of the ledger's."""
+"""How far a router's or a client's clock may be ahead of the ledger's."""
 
 
-def check_not_ended(state: State, body: TokensReserved) -> None:
-    """A reserve for a request that ended is never a repeat. Raises AlreadyCompleted (with the bill) if the client sends
-    the same content again, perhaps signed anew; RequestConflict if it was voided or expired."""
+def check_repeat(state: State, body: TokensReserved, router: str) -> None:
+    """A reserve is a repeat for the router whose hold is open, and for nobody else. Raises AlreadyCompleted (with the
+    bill) if the client sends the content of a completed request again, perhaps signed anew; RequestConflict if it was
+    voided or expired; NotAuthorised for a second router, which would serve the request on the first one's hold."""
     order = body.request.body
     row = state.balances.request(order.request)
-    if row is None or row.status == HELD or (row.account, row.content) != (order.account, order.content):
+    if row is None or (row.account, row.content) != (order.account, order.content):
         return
-    raise _ended(row)
+    if row.status != HELD:
+        raise _ended(row)
+    if row.router != router:
+        raise _of_another_router(row)
 
 
 def reserve(state: State, body: TokensReserved, now_ms: int) -> Decided:
     """Hold the price of the counted input and the most output, from the buckets that expire first."""
     order = body.request.body
     _check_order(state, body.request, now_ms)
-    price = price_tokens(_sheet_of(state, order), order.model, body.input_tokens, order.max_tokens)
+    _check_manifest(state, body)
+    price = price_tokens(_sheet_in_force(state, order), order.model, body.input_tokens, order.max_tokens)
     if body.tokens != price:
         raise RefusedError(
             f"{body.input_tokens} tokens in and at most {order.max_tokens} out cost {price}, not {body.tokens}",
@@ -95,10 +102,11 @@ def complete(state: State, body: InferenceCompleted, router: str) -> Decided:
         raise RefusedError(f"reserved for {row.input_tokens} input tokens, completed with {body.input_tokens}")
     if body.output_tokens > order.max_tokens:
         raise RefusedError(f"the client ordered at most {order.max_tokens} tokens, got {body.output_tokens}")
-    billed = price_tokens(_sheet_of(state, order), order.model, body.input_tokens, body.output_tokens)
+    sheet = state.registry.sheets[order.price_sheet]
+    billed = price_tokens(sheet, order.model, body.input_tokens, body.output_tokens)
     held = tuple(BucketTokens(grant=grant, tokens=tokens) for grant, tokens in row.held)
     debited, released = buckets.post(held, billed)
-    model = _model_of(state, body)
+    model = state.registry.manifests[order.model, row.manifest]
     _check_rows(body, model)
     return Decided(debited=debited, released=released, credits=_credits(state, body, model))
 
@@ -127,19 +135,44 @@ def _check_order(state: State, signed: Signed[InferenceRequested], now_ms: int) 
         raise NotAuthorised(f"the order is for network {order.network}")
     if order.expires_ms <= now_ms:
         raise RefusedError(f"the order expired {now_ms - order.expires_ms} ms ago", hint="Sign a new request.")
+    if order.issued_ms > now_ms + CLOCK_SLACK_MS:
+        raise RefusedError(
+            f"the order was issued {order.issued_ms - now_ms} ms from now",
+            hint="Set the clock of the client's machine.",
+        )
+    if order.expires_ms - order.issued_ms > ORDER_LIMIT_MS:
+        raise RefusedError(
+            f"an order is good for {ORDER_LIMIT_MS} ms at most, got {order.expires_ms - order.issued_ms} ms",
+            hint="Sign a request that expires sooner.",
+        )
     if order.model not in state.registry.models:
         raise UnknownModel(f"no model {order.model} is published here", details={"model": order.model})
 
 
-def _sheet_of(state: State, order: InferenceRequested) -> PricingPublished:
-    sheet = state.registry.sheets.get(order.price_sheet)
-    if sheet is None:
-        raise RefusedError(
-            f"no price sheet {order.price_sheet[:16]} is published here",
-            hint="Ask the network for its current prices, and sign the request again.",
-            details={"price_sheet": order.price_sheet},
+def _check_manifest(state: State, body: TokensReserved) -> None:
+    """The router runs the newest published weights. Raises WrongManifest."""
+    model = body.request.body.model
+    newest = state.registry.models[model].manifest
+    if body.manifest != newest:
+        raise WrongManifest(
+            f"reserved for manifest {body.manifest[:16]}, the newest of model {model} is {newest[:16]}",
+            hint="The router must serve the weights that the network publishes: start it with those.",
+            details={"manifest": newest},
         )
-    return sheet
+
+
+def _sheet_in_force(state: State, order: InferenceRequested) -> PricingPublished:
+    """The prices that the client saw when it signed: the newest, or replaced only after that. Raises RefusedError."""
+    sheet = state.registry.sheets.get(order.price_sheet)
+    ended_ms = state.registry.superseded_ms(order.price_sheet)
+    if sheet is not None and (not ended_ms or order.issued_ms <= ended_ms):
+        return sheet
+    why = "was replaced before the order was signed" if sheet is not None else "is not published here"
+    raise RefusedError(
+        f"price sheet {order.price_sheet[:16]} {why}",
+        hint="Ask the network for its current prices, and sign the request again.",
+        details={"price_sheet": order.price_sheet},
+    )
 
 
 def _held_request(state: State, request: str, account: str, router: str | None) -> RequestRow:
@@ -150,8 +183,12 @@ def _held_request(state: State, request: str, account: str, router: str | None) 
     if row.status != HELD:
         raise _ended(row)
     if router is not None and row.router != router:
-        raise NotAuthorised("another router reserved for this request", details={"router": row.router})
+        raise _of_another_router(row)
     return row
+
+
+def _of_another_router(row: RequestRow) -> RefusedError:
+    return NotAuthorised("another router reserved for this request", details={"router": row.router})
 
 
 def _ended(row: RequestRow) -> RefusedError:
@@ -170,21 +207,6 @@ def _ended(row: RequestRow) -> RefusedError:
 
 def _release(row: RequestRow) -> Decided:
     return Decided(released=tuple(BucketTokens(grant=grant, tokens=tokens) for grant, tokens in row.held))
-
-
-def _model_of(state: State, body: InferenceCompleted) -> ModelPublished:
-    """The published weights that every receipt names, or the newest where there is no receipt."""
-    model = body.request.body.model
-    named = {receipt.body.manifest for receipt in body.receipts}
-    if len(named) > 1:
-        raise WrongManifest(f"receipts of one request name {len(named)} manifests")
-    if not named:
-        return state.registry.models[model]
-    manifest = named.pop()
-    found = state.registry.manifests.get((model, manifest))
-    if found is None:
-        raise WrongManifest(f"manifest {manifest[:16]} of model {model} is not published here")
-    return found
 
 
 def _check_rows(body: InferenceCompleted, model: ModelPublished) -> None:
@@ -223,6 +245,8 @@ def _credit(
         raise _bad_receipt(body, f"is signed by {signature.by} with {signature.key_id}")
     if (body.network, body.request, body.model) != (order.network, order.request, order.model):
         raise _bad_receipt(body, f"is for request {body.request} of model {body.model}")
+    if body.manifest != model.manifest:
+        raise _bad_receipt(body, f"is over manifest {body.manifest[:16]}, reserved for {model.manifest[:16]}")
     if sum(rows for _, _, rows in body.experts) != body.rows:
         raise _bad_receipt(body, f"says {body.rows} rows, and its experts add up to another number")
     unfit = node.refuses(body, receipt_hash(receipt))

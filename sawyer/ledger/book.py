@@ -16,7 +16,7 @@ from threading import RLock
 from sawyer.errors import BookCorrupt, RefusedError, SawyerError, UnknownAccount, ViewDiffers
 from sawyer.identity.keys import Key
 from sawyer.ids import AccountId, NetworkId, RequestId
-from sawyer.ledger.chain import read_checkpoint, read_next
+from sawyer.ledger.chain import check_covers, read_checkpoint, read_next
 from sawyer.ledger.checkpoint import Checkpoint, Verifier, vkey_of
 from sawyer.ledger.commands import LEDGER_NAME, VerifiedCommand, check, command
 from sawyer.ledger.decide import Decision, decide
@@ -24,6 +24,7 @@ from sawyer.ledger.entry import CHECKPOINT_STREAM, CHECKPOINT_TOPIC, StoredRow, 
 from sawyer.ledger.state import State
 from sawyer.ledger.store import Store, Synchronous
 from sawyer.ledger.views import Views
+from sawyer.projections.audit_chain import HeadRow
 from sawyer.projections.balances import COMPLETED
 from sawyer.projections.fold import Entry
 from sawyer.projections.nodes import NodeRow
@@ -54,13 +55,24 @@ class Completed:
 class Book:
     """Thread safe: calls take turns, so a question may wait for a running commit, and sees only what is durable."""
 
-    def __init__(self, store: Store, *, network: NetworkId, ledger_key: Key, views: Views | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        network: NetworkId,
+        operator: str,
+        ledger_key: Key,
+        views: Views | None = None,
+        held: str | None = None,
+    ) -> None:
         """Load a book from its rows; `open` is the usual way. Raises BookCorrupt, ViewDiffers, SawyerError."""
         self._store = store
         self._views = views
         self._network = network
+        self._operator = operator
         self._key = ledger_key
         self._verifier = Verifier.parse(vkey_of(network, ledger_key))
+        self._held = Checkpoint.verify(held, self._verifier) if held is not None else None
         self._lock = RLock()
         self._memory: State | None = None
         self._checkpoints, self._note = 0, ""
@@ -73,17 +85,21 @@ class Book:
         path: Path,
         *,
         network: NetworkId,
+        operator: str,
         ledger_key: Key,
         views: Path | None = None,
+        held: str | None = None,
         synchronous: Synchronous = "FULL",
     ) -> Book:
         """The book in this SQLite file, created if missing, loaded into memory. The chain and the last checkpoint are
-        verified, not every signature: that is replay's work. Raises BookCorrupt, SawyerError."""
+        verified, not every signature: that is replay's work. `operator` is the key that founds this network, and no
+        other; `held` a checkpoint that was kept: a book that does not reach it, or has another tree there, is refused.
+        Raises BookCorrupt, ViewDiffers, BadSignature (`held` is of another book), SawyerError."""
         store = Store.sqlite(path, synchronous)
         live: Views | None = None
         try:
             live = Views(views) if views is not None else None
-            return cls(store, network=network, ledger_key=ledger_key, views=live)
+            return cls(store, network=network, operator=operator, ledger_key=ledger_key, views=live, held=held)
         except BaseException:
             store.close()
             if live is not None:
@@ -181,7 +197,7 @@ class Book:
                 models=tuple(registry.models[model] for model in sorted(registry.models)),
                 pricing=registry.pricing,
                 size=self.size,
-                entries_root=self.root,
+                checkpoint=self._note,
             )
 
     def members(self) -> MembersReply:
@@ -282,9 +298,9 @@ class Book:
 
     def _load(self) -> None:
         """Read memory from the book, then bring the views up to it. Memory is set only when all of it holds."""
-        state = State(self._network, self._verifier.vkey)
-        position = self._views.position() if self._views is not None else 0
-        checkpoints, last, position_leaf = 0, None, NO_HASH
+        state = State(self._network, self._verifier.vkey, self._operator)
+        viewed = self._views.head() if self._views is not None else HeadRow()
+        checkpoints, last, leaf = 0, None, NO_HASH
         self._unwritten.clear()
         for row in self._store.rows():
             if row.is_checkpoint:
@@ -292,9 +308,11 @@ class Book:
                 continue
             entry = _read_known(row, state)
             changed = _fold_in(entry, state)
-            if entry.seq == position:
-                position_leaf = entry.leaf
-            if entry.seq > position:
+            if self._held is not None and self._held.size == entry.seq:
+                check_covers(self._held, state)
+            if entry.seq == viewed.seq:
+                leaf = entry.leaf
+            if entry.seq > viewed.seq:
                 self._note_changes(changed)
         self._checkpoints, self._note = checkpoints, ""
         if last is not None:
@@ -302,10 +320,10 @@ class Book:
             self._note = last.state.decode()
         elif state.tree.size:
             raise BookCorrupt("entries without a checkpoint", seq=state.tree.size)
-        if self._views is not None:
-            _check_views(self._views, state, position, position_leaf)
+        _check_trust(state, self._held)
+        _check_views(viewed, state, leaf)
         self._memory = state
-        if position < state.tree.size:
+        if viewed.seq < state.tree.size:
             self._write_views()
 
     def _note_changes(self, changed: dict[str, set[str]]) -> None:
@@ -331,15 +349,29 @@ def _fold_in(entry: Entry, state: State) -> dict[str, set[str]]:
         raise BookCorrupt(f"entry {entry.seq} does not follow from those before it: {error}", seq=entry.seq) from error
 
 
-def _check_views(views: Views, state: State, position: int, leaf: str) -> None:
-    """Views may lag behind the book, never lead it, and never be of another one. `leaf`: the book's at `position`."""
-    if position > state.tree.size:
+def _check_trust(state: State, held: Checkpoint | None) -> None:
+    """The book is founded by the pinned operator, and reaches the checkpoint that was kept. Raises BookCorrupt."""
+    network, size = state.registry.network, state.tree.size
+    if network is not None and network.operator != state.operator:
+        raise BookCorrupt(f"the operator is {network.operator}, expected the pinned {state.operator}", seq=1)
+    if held is not None and held.size > size:
+        raise BookCorrupt(
+            f"the book ends at entry {size}, and a checkpoint of {held.size} entries was kept: it was cut",
+            seq=size,
+            hint="Bring back the newer copy of the book. Only if there is none: delete checkpoint.txt, and know that "
+            "whoever holds a later checkpoint will see the loss.",
+        )
+
+
+def _check_views(viewed: HeadRow, state: State, leaf: str) -> None:
+    """Views may lag behind the book, never lead it, and never be of another one. `leaf`: the book's at their head."""
+    if viewed.seq > state.tree.size:
         raise ViewDiffers(
-            f"the views are at entry {position}, and the book ends at {state.tree.size}: it was cut, or is another one",
+            f"the views are at entry {viewed.seq}, the book ends at {state.tree.size}: it was cut, or is another one",
             hint="Bring back the newer copy of the book. Only if there is none: delete views.sqlite.",
         )
-    if position and views.head() != (position, leaf):
-        raise ViewDiffers(f"the views were made from another book: entry {position} is not the same")
+    if viewed.leaf != leaf:
+        raise ViewDiffers(f"the views were made from another book: entry {viewed.seq} is not the same")
 
 
 def _registered(network: NetworkId, node: str, row: NodeRow) -> NodeRegistered:

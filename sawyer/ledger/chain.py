@@ -3,11 +3,16 @@ are commands.py's, their content is decide.py's. The writer loads with it, repla
 
 from __future__ import annotations
 
+from typing import Final
+
 from sawyer.errors import BookCorrupt, VerificationError
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
 from sawyer.ledger.entry import CHECKPOINT_TOPIC, StoredRow, check_columns, decode_entry
 from sawyer.ledger.state import State
 from sawyer.projections.fold import Entry
+
+_NOTE_LINES: Final = 5
+"""Origin, size, root, an empty line, one signature."""
 
 
 def read_next(row: StoredRow, state: State) -> Entry:
@@ -29,11 +34,14 @@ def read_checkpoint(row: StoredRow, state: State, verifier: Verifier, number: in
     if (row.version, row.topic) != (number, CHECKPOINT_TOPIC):
         raise BookCorrupt(f"expected checkpoint {number}, got {row.topic} {row.version}", seq=seq)
     try:
-        checkpoint = Checkpoint.verify(row.state.decode(), verifier)
+        note = row.state.decode()
+        checkpoint = Checkpoint.verify(note, verifier)
     except UnicodeDecodeError as error:
         raise BookCorrupt(f"checkpoint {number} is not text", seq=seq) from error
     except VerificationError as error:
         raise BookCorrupt(f"checkpoint {number}: {error.message}", seq=seq) from error
+    if note.count("\n") != _NOTE_LINES:  # witnesses sign copies: what lies in the book is the ledger's word alone
+        raise BookCorrupt(f"checkpoint {number} holds more than the ledger's own signature", seq=seq)
     check_covers(checkpoint, state)
     return checkpoint
 

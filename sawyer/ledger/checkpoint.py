@@ -82,18 +82,22 @@ class Checkpoint:
         return f"{body}\n{_SIGNED_BY}{self.origin} {base64.b64encode(signature).decode('ascii')}\n"
 
     @classmethod
-    def verify(cls, note: str, verifier: Verifier) -> Checkpoint:
-        """The checkpoint in a note that this verifier signed. Raises NotCanonical for other forms of the text,
-        BadSignature if nobody but strangers signed. Extra signatures (of witnesses) are allowed and not judged."""
-        body, found, signatures = note.partition(_SEPARATOR)
+    def read(cls, note: str) -> Checkpoint:
+        """What a note says, whoever signed it. Raises NotCanonical for other forms of the text."""
+        body, found, _ = note.partition(_SEPARATOR)
         lines = body.split("\n")
         if not found or len(lines) != 3 or not note.endswith("\n"):
             raise NotCanonical("not a signed checkpoint: expected origin, size and root, then signatures")
-        origin, size_text, root_text = lines
-        if origin != verifier.name:
-            raise BadSignature(f"a checkpoint of {origin[:120]!r}, expected one of {verifier.name!r}")
-        checkpoint = cls(origin, _size(size_text), _root(root_text))
-        if not checkpoint._signed_by(signatures, verifier):
+        return cls(lines[0], _size(lines[1]), _root(lines[2]))
+
+    @classmethod
+    def verify(cls, note: str, verifier: Verifier) -> Checkpoint:
+        """The checkpoint in a note that this verifier signed. Raises NotCanonical for other forms of the text,
+        BadSignature if nobody but strangers signed. Extra signatures (of witnesses) are allowed and not judged."""
+        checkpoint = cls.read(note)
+        if checkpoint.origin != verifier.name:
+            raise BadSignature(f"a checkpoint of {checkpoint.origin[:120]!r}, expected one of {verifier.name!r}")
+        if not checkpoint._signed_by(note.partition(_SEPARATOR)[2], verifier):
             raise BadSignature(f"no valid signature of {verifier.name} on the checkpoint of size {checkpoint.size}")
         return checkpoint
 

@@ -56,11 +56,12 @@ def decide(state: State, command: VerifiedCommand, now_ms: int) -> Decision:
     if earlier is None:
         return Decision(stream, idem, _apply_rules(state, command, now_ms))
     if isinstance(body, TokensReserved):
-        billing.check_not_ended(state, body)
+        billing.check_repeat(state, body, command.signer.key_id)
     if earlier.content != command.content:
         raise RequestConflict(
             f"entry {earlier.seq} says something else under the same key {idem}", details={"entry": str(earlier.seq)}
         )
+    membership.check_still_current(state, body)
     return Decision(stream, idem, Decided(), repeated=True)
 
 

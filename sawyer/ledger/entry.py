@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from sawyer.errors import NotCanonical
+from sawyer.errors import BookCorrupt, NotCanonical
 from sawyer.ledger.merkle import leaf_hash
 from sawyer.projections.fold import Entry
-from sawyer.schemas.base import encode_canonical
+from sawyer.schemas.base import MAX_SAFE_INTEGER, encode_canonical
 from sawyer.schemas.events import ENTRY_VERSION, KINDS, Body, Decided, EntryFrame
 from sawyer.schemas.signed import Signature
 
@@ -74,13 +74,15 @@ def encode_entry(
 
 def decode_entry(raw: bytes) -> Entry:
     """The entry in these bytes; an unknown kind has no typed body and decides nothing. Raises NotCanonical for bytes
-    that are not the one canonical encoding of a well-formed entry."""
+    that are not the one canonical encoding of a well-formed entry, or that encoders could differ about."""
     frame = EntryFrame.parse(raw)
     statement = encode_canonical(frame.body)
     body, decided = None, Decided()
     if frame.kind in KINDS:
         body = KINDS[frame.kind].parse(statement)
         decided = Decided.parse(encode_canonical(frame.decided))
+    else:
+        _check_plain([frame.body, frame.decided])
     return Entry(
         seq=frame.seq,
         leaf=leaf_hash(raw).hex(),
@@ -96,6 +98,33 @@ def decode_entry(raw: bytes) -> Entry:
         decided=decided,
         attestations=frame.attestations,
     )
+
+
+def _check_plain(value: object) -> None:
+    """Schemas say this of the kinds that we know. Source: RFC 8785 section 3.2, where encoders differ."""
+    match value:
+        case str() | bool():
+            pass
+        case int():
+            if abs(value) > MAX_SAFE_INTEGER:
+                raise NotCanonical(f"holds an integer beyond 2^53: {value}")
+        case list():
+            for each in value:
+                _check_plain(each)
+        case dict():
+            for key, each in value.items():
+                if not key.isascii():
+                    raise NotCanonical(f"holds a field whose name is not ASCII: {key!r}")
+                _check_plain(each)
+        case _:
+            raise NotCanonical(f"holds {value!r}, expected text, integers, lists and objects only")
+
+
+def check_row_id(expected: int, row_id: int) -> None:
+    """Raises BookCorrupt unless rows are numbered 1, 2, 3, ... A gap or a jump is a row that was taken out or moved, or
+    a number after which SQLite appends in another order."""
+    if row_id != expected:
+        raise BookCorrupt(f"expected row {expected} of the book's table, got row {row_id}")
 
 
 def check_columns(row: StoredRow, entry: Entry) -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Final
 
 from sawyer.economy.pricing import UUSD_PER_TOKEN
-from sawyer.errors import BadSignature, NotAuthorised, RefusedError, UnknownAccount
+from sawyer.errors import BadSignature, NotAuthorised, RefusedError, Superseded, UnknownAccount
 from sawyer.identity.keys import public_bytes
 from sawyer.ledger.checkpoint import Verifier
 from sawyer.ledger.commands import LEDGER_NAME, OPERATOR_NAME
 from sawyer.ledger.state import State
 from sawyer.schemas.base import MAX_SAFE_INTEGER
-from sawyer.schemas.events import AccountOpened, KeyAdded, NetworkFounded, NodeRegistered, TokensGranted
+from sawyer.schemas.events import (
+    AccountOpened,
+    Body,
+    KeyAdded,
+    ModelPublished,
+    NetworkFounded,
+    NodeRegistered,
+    PricingPublished,
+    TokensGranted,
+)
 from sawyer.schemas.signed import Signature
 
 MAX_GRANTED_TOKENS: Final = MAX_SAFE_INTEGER // UUSD_PER_TOKEN
@@ -19,9 +28,12 @@ MAX_GRANTED_TOKENS: Final = MAX_SAFE_INTEGER // UUSD_PER_TOKEN
 
 
 def authorise_founder(state: State, body: NetworkFounded, signer: Signature) -> None:
-    """The founding entry is signed by the operator key that it names, and names the key this book is written with."""
+    """The founding entry is signed by the operator key that it names, which is the pinned one where one is pinned, and
+    names the key this book is written with."""
     if not body.operator.startswith("O"):
         raise NotAuthorised("a network is founded by an operator key", hint="Operator keys start with O.")
+    if state.operator and body.operator != state.operator:
+        raise NotAuthorised(f"the founding names the operator {body.operator}, expected the pinned {state.operator}")
     _require_signer(signer, OPERATOR_NAME, body.operator, "the operator key that the founding names")
     if body.ledger_vkey != state.ledger_vkey:
         raise NotAuthorised(f"the founding names the ledger key {body.ledger_vkey}, this book has {state.ledger_vkey}")
@@ -101,6 +113,22 @@ def check_grant(state: State, body: TokensGranted) -> None:
         raise RefusedError(f"a {body.mode} grant in a {network.mode} network")
     if account.granted + body.tokens > MAX_GRANTED_TOKENS or body.paid_uusd > MAX_SAFE_INTEGER:
         raise RefusedError(f"an account may be granted {MAX_GRANTED_TOKENS} tokens in all")
+
+
+def check_still_current(state: State, body: Body) -> None:
+    """Publishing the same thing again is a repeat only while it is the newest. Raises Superseded: an acknowledgement
+    would say that the network went back to it."""
+    match body:
+        case PricingPublished() if body != state.registry.pricing:
+            raise Superseded(
+                f"price sheet {body.sheet} was published before and replaced since",
+                hint="Publish the same prices under a new sheet name.",
+            )
+        case ModelPublished() if body != state.registry.models[body.model]:
+            raise Superseded(
+                f"manifest {body.manifest[:16]} of model {body.model} was published before and replaced since",
+                hint="Split these weights again under a new model name, and publish that.",
+            )
 
 
 def _require_signer(signer: Signature, name: str, key_id: str, who: str) -> None:

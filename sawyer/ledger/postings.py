@@ -45,8 +45,8 @@ def deferred(grant: str) -> str:
 
 
 def postings(entry: Entry, earned: Mapping[str, int]) -> tuple[Posting, ...]:
-    """What this entry moves. `earned`: grant -> uUSD that it turns into revenue (Payouts.earned_by, asked before the
-    entry is applied). Entries that move nothing, and unknown kinds, give no postings."""
+    """What this entry moves. `earned`: grant -> uUSD that it turns into revenue (audit.Accounts, summed from
+    the postings before). Entries that move nothing, and unknown kinds, give no postings."""
     return tuple(_postings(entry, earned))
 
 

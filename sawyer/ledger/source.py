@@ -1,20 +1,23 @@
-"""Books and views as replay reads them: read-only, one snapshot, beside a running writer. Judges nothing.
+"""Books and views as replay reads them: read-only, one snapshot, beside a running writer. Judges no entry.
 
 sqlite3 directly: the library's recorder opens every file for writing and would switch its journal mode.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import quote
 
-from sawyer.errors import SawyerError, UsageError, VerificationError
-from sawyer.ledger.entry import StoredRow
-from sawyer.ledger.views import APPLICATION
+from sawyer.errors import BookCorrupt, SawyerError, UsageError, VerificationError, ViewDiffers
+from sawyer.ledger.entry import StoredRow, check_row_id
+from sawyer.ledger.tables import BOOK_SCHEMA, SELECT_SCHEMA, VIEWS_SCHEMA, is_damage, schema_problem
+from sawyer.ledger.views import SELECT_HEAD, SELECT_VERSION, read_head
+from sawyer.projections.fold import ROWS_VERSION
 
 
 class Source(Protocol):
@@ -23,8 +26,9 @@ class Source(Protocol):
     def size_rows(self) -> int:
         """About how many rows there are, for a progress bar."""
 
-    def rows(self) -> Iterator[StoredRow]:
-        """Every row in the order of writing, as one snapshot. Raises VerificationError for rows that are none."""
+    def rows(self) -> Generator[StoredRow, None, None]:
+        """Every row in the order of writing, as one snapshot. Raises VerificationError for rows that are none. Close it
+        before what was read is judged: it may say then that the file changed meanwhile."""
 
 
 class SQLiteSource:
@@ -38,27 +42,40 @@ class SQLiteSource:
 
     def size_rows(self) -> int:
         with _read_only(self.path) as connection:
-            return int(connection.execute("SELECT COALESCE(MAX(rowid), 0) FROM stored_events").fetchone()[0])
+            if _schema_problem(connection, BOOK_SCHEMA):
+                return 0
+            return int(connection.execute("SELECT COUNT(*) FROM stored_events").fetchone()[0])
 
-    def rows(self) -> Iterator[StoredRow]:
-        query = "SELECT originator_id, originator_version, topic, state FROM stored_events ORDER BY rowid"
+    def rows(self) -> Generator[StoredRow, None, None]:
+        query = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events ORDER BY rowid"
         with _read_only(self.path) as connection:
-            for stream, version, topic, state in connection.execute(query):
+            problem = _schema_problem(connection, BOOK_SCHEMA)
+            if problem:
+                raise BookCorrupt(f"{self.path} is no book: {problem}", seq=0)
+            for number, (row_id, stream, version, topic, state) in enumerate(connection.execute(query), start=1):
                 texts = isinstance(stream, str) and isinstance(topic, str)
                 if not (texts and isinstance(version, int) and isinstance(state, bytes)):
-                    raise VerificationError(f"the row after version {version!r} of {stream!r} is no entry")
+                    raise BookCorrupt(f"row {number} (version {version!r} of {stream!r}) is no entry", seq=0)
                 yield StoredRow(stream, version, topic, state)
+                check_row_id(number, row_id)  # after it was judged: what is missing is best named by the chain
 
 
 class ViewsSnapshot:
     """The live views as they stood at one moment. Open it before the book: views are written after the book, so then
-    the book has every entry that the views have."""
+    the book has every entry that the views have. `version` other than ROWS_VERSION: rows of another Sawyer, which mean
+    something else; `position` is 0 then."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        """Raises ViewDiffers if these are no views."""
         self._connection = connection
-        query = "SELECT notification_id FROM tracking WHERE application_name=?"
-        found = connection.execute(query, (APPLICATION,)).fetchone()
-        self.position: int = int(found[0]) if found else 0
+        self.position = 0
+        self.version: int = connection.execute(SELECT_VERSION).fetchone()[0]
+        if self.version != ROWS_VERSION:
+            return
+        problem = _schema_problem(connection, VIEWS_SCHEMA)
+        if problem:
+            raise ViewDiffers(f"views.sqlite holds no views: {problem}")
+        self.position = read_head(connection.execute(SELECT_HEAD).fetchone()).seq
 
     @classmethod
     @contextmanager
@@ -70,7 +87,7 @@ class ViewsSnapshot:
             yield cls(connection)
 
     def names(self) -> set[str]:
-        return {name for (name,) in self._connection.execute("SELECT DISTINCT view FROM view_rows")}
+        return {str(name) for (name,) in self._connection.execute("SELECT DISTINCT view FROM view_rows")}
 
     def rows(self, view: str) -> Iterator[tuple[str, bytes]]:
         """(key, row bytes) in order of key."""
@@ -79,32 +96,44 @@ class ViewsSnapshot:
             yield str(key), row if isinstance(row, bytes) else repr(row).encode()
 
 
+def _schema_problem(connection: sqlite3.Connection, expected: frozenset[tuple[str, str, str | None]]) -> str:
+    return schema_problem(connection.execute(SELECT_SCHEMA), expected)
+
+
 @contextmanager
 def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection in one read transaction. It leaves no files behind: where no writer has the file open (there is no
-    -wal file) SQLite is told that nobody will change it, and afterwards we look whether that was true."""
-    wal = path.with_name(path.name + "-wal")
-    quiet = not wal.exists()
+    """A connection in one read transaction, of the file itself: SQLite looks for its -wal beside the name it is given.
+    A folder that cannot be written, and holds no -wal, has no writer that SQLite could see, and no place for SQLite's
+    lock: only there it is told that nobody will change the file, and we look afterwards whether that was true."""
+    path = path.resolve()
+    alone = not os.access(path.parent, os.W_OK) and not _beside(path)
     before = _stamp(path)
-    uri = f"file:{quote(str(path.absolute()))}?{'immutable=1' if quiet else 'mode=ro'}"
+    uri = f"file:{quote(str(path))}?{'immutable=1' if alone else 'mode=ro'}"
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)) as connection:
             connection.execute("BEGIN")
             yield connection
     except sqlite3.Error as error:
-        _require_unchanged(path, before, quiet)
+        if not is_damage(error):
+            raise SawyerError(f"cannot read {path}: {error}", hint=_HINT) from error
         raise VerificationError(
-            f"cannot read {path}: {error}",
-            hint="It is damaged, or not a file of Sawyer's. Compare with another copy.",
+            f"{path} is damaged, or no database: {error}", hint="Compare it with another copy."
         ) from error
-    _require_unchanged(path, before, quiet)
+    finally:
+        if alone and _stamp(path) != before:
+            raise SawyerError(f"{path} was changed while it was read", hint=_HINT)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _beside(path: Path) -> bool:
+    return any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+
+
+def _stamp(path: Path) -> tuple[int, int, int, bool]:
     status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size, status.st_ino, _beside(path)
 
 
-def _require_unchanged(path: Path, before: tuple[int, int], quiet: bool) -> None:
-    if quiet and _stamp(path) != before:
-        raise SawyerError(f"{path} was changed while it was read", hint="A writer started just now: run this again.")
+_HINT: Final = (
+    "This says nothing about what the file holds. Copy it, with -wal, -shm and -journal if they are there, to a folder "
+    "that you may write to, and run this on the copy."
+)

@@ -13,11 +13,13 @@ from sawyer.projections.registry import Registry
 
 
 class State:
-    """All folds at one position of one network's book. `ledger_vkey` is the key this book's checkpoints verify with."""
+    """All folds at one position of one network's book. `ledger_vkey` is the key this book's checkpoints verify with,
+    `operator` the only key that may found it; "" where the caller trusts none, then any operator key may."""
 
-    def __init__(self, network: str, ledger_vkey: str) -> None:
+    def __init__(self, network: str, ledger_vkey: str, operator: str) -> None:
         self.network = network
         self.ledger_vkey = ledger_vkey
+        self.operator = operator
         self.tree = Tree()
         self.registry = Registry()
         self.nodes = Nodes()

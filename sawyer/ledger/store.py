@@ -27,8 +27,9 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
-from sawyer.errors import SawyerError, WriterFenced
-from sawyer.ledger.entry import StoredRow
+from sawyer.errors import BookCorrupt, SawyerError, WriterFenced
+from sawyer.ledger.entry import StoredRow, check_row_id
+from sawyer.ledger.tables import BOOK_SCHEMA, BOOK_TABLE, SELECT_SCHEMA, schema_problem
 
 Synchronous = Literal["FULL", "NORMAL"]
 """FULL: a commit is on the disk before it returns. NORMAL: a power cut may lose the last commits, never corrupt."""
@@ -44,14 +45,19 @@ class Store:
 
     @classmethod
     def sqlite(cls, path: Path, synchronous: Synchronous = "FULL") -> Store:
-        """The book in this file, created if missing. Raises SawyerError if it cannot be opened."""
+        """The book in this file, created if missing. Raises SawyerError if it cannot be opened, BookCorrupt if it holds
+        more or less than the one table of a book."""
         datastore = open_datastore(path, synchronous)
-        recorder = SQLiteApplicationRecorder(datastore)
+        recorder = _Recorder(datastore)
         try:
             recorder.create_table()
+            problem = recorder.schema_problem()
         except PersistenceError as error:
             datastore.close()
             raise _failed(f"cannot open the book {path}", error) from error
+        if problem:
+            datastore.close()
+            raise BookCorrupt(f"{path} is no book: {problem}")
         return cls(recorder, datastore)
 
     @classmethod
@@ -71,15 +77,16 @@ class Store:
             raise _failed("cannot write to the book", error) from error
 
     def rows(self) -> Iterator[StoredRow]:
-        """Every row from the first on."""
+        """Every row from the first on. Raises BookCorrupt if they are not numbered 1, 2, 3, ..."""
         start = 1
         while True:
             try:
                 page = self._recorder.select_notifications(start, PAGE_ROWS)
             except PersistenceError as error:
                 raise _failed("cannot read the book", error) from error
-            for row in page:
+            for number, row in enumerate(page, start):
                 yield StoredRow(str(row.originator_id), row.originator_version, row.topic, row.state)
+                check_row_id(number, row.id)  # after it was judged: what is missing is best named by the chain
             if len(page) < PAGE_ROWS:
                 return
             start = page[-1].id + 1
@@ -97,6 +104,18 @@ class Store:
     def close(self) -> None:
         if self._datastore is not None:
             self._datastore.close()
+
+
+class _Recorder(SQLiteApplicationRecorder):
+    """The library's recorder over the table as Sawyer has it."""
+
+    def construct_create_table_statements(self) -> list[str]:
+        return [BOOK_TABLE.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")]
+
+    def schema_problem(self) -> str:
+        with self.datastore.transaction(commit=False) as cursor:
+            cursor.execute(SELECT_SCHEMA)
+            return schema_problem(cursor.fetchall(), BOOK_SCHEMA)
 
 
 class _Pool(SQLiteConnectionPool):

@@ -1,77 +1,106 @@
 """The live views: every projection's rows in `views.sqlite`, written after each commit of the book. Owns their storage.
 
-A view and its position change in one transaction (eventsourcing's tracking): no entry counts twice, none is left out.
-The file holds nothing that the book does not: delete it, and opening the book makes it again.
+The rows say themselves how far they go (`audit_chain`, `head`) and change in one transaction: no entry counts twice,
+none is left out. The file holds nothing that the book does not: delete it, and opening the book makes it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from eventsourcing.persistence import PersistenceError, Tracking
-from eventsourcing.sqlite import SQLiteTrackingRecorder
+from eventsourcing.persistence import PersistenceError
+from eventsourcing.sqlite import SQLiteCursor
 
-from sawyer.errors import SawyerError
+from sawyer.errors import SawyerError, ViewDiffers
 from sawyer.ledger.store import open_datastore
+from sawyer.ledger.tables import SELECT_SCHEMA, VIEWS_SCHEMA, VIEWS_TABLE, is_damage, schema_problem
 from sawyer.projections.audit_chain import HEAD, AuditChain, HeadRow
+from sawyer.projections.fold import ROWS_VERSION
 
-APPLICATION: Final = "sawyer"
 ViewRow = tuple[str, str, bytes]
 """(view, key, canonical row)."""
+SELECT_VERSION: Final = "PRAGMA user_version"
+SELECT_HEAD: Final = f"SELECT row FROM view_rows WHERE view='{AuditChain.name}' AND key='{HEAD}'"  # noqa: S608 (our own)
 
 
-class Views(SQLiteTrackingRecorder):
+class Views:
     """The writer's handle. Readers open the file themselves, read-only (source.py)."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises SawyerError if that cannot be."""
-        super().__init__(open_datastore(path, "NORMAL"))
+        """Open or create the file; views of another version, or without a head, are made anew. Raises ViewDiffers if
+        the file is damaged or no views, SawyerError if it cannot be opened."""
+        self.datastore = open_datastore(path, "NORMAL")
         try:
-            self.create_table()
-        except PersistenceError as error:
+            with self._transaction(f"cannot open the views {path}", commit=True) as cursor:
+                _prepare(cursor)
+        except BaseException:
             self.close()
-            raise SawyerError(f"cannot open the views {path}: {error}", hint=_HINT) from error
+            raise
 
-    def construct_create_table_statements(self) -> list[str]:
-        return [
-            *super().construct_create_table_statements(),
-            "CREATE TABLE IF NOT EXISTS view_rows "
-            "(view TEXT, key TEXT, row BLOB, PRIMARY KEY (view, key)) WITHOUT ROWID",
-        ]
-
-    def position(self) -> int:
-        """The entry up to which the rows are folded; 0 for none. Raises SawyerError."""
-        try:
-            return self.max_tracking_id(APPLICATION) or 0
-        except PersistenceError as error:
-            raise SawyerError(f"cannot read the views: {error}", hint=_HINT) from error
-
-    def head(self) -> tuple[int, str]:
-        """(seq, leaf) of the entry that the rows themselves say they end with; (0, "") if they do not say."""
-        with self.datastore.transaction(commit=False) as cursor:
-            cursor.execute("SELECT row FROM view_rows WHERE view=? AND key=?", (AuditChain.name, HEAD))
-            found = cursor.fetchone()
-        if found is None:
-            return 0, ""
-        row = msgspec.json.decode(found[0], type=HeadRow)
-        return row.seq, row.leaf
+    def head(self) -> HeadRow:
+        """The entry up to which the rows are folded; seq 0 for none. Raises ViewDiffers, SawyerError."""
+        with self._transaction("cannot read the views", commit=False) as cursor:
+            return _head(cursor)
 
     def write(self, rows: Iterable[ViewRow], seq: int) -> None:
-        """Set these rows and move to entry `seq`, in one transaction. Raises SawyerError if the database cannot, or if
-        the views are at `seq` or beyond already."""
+        """Set these rows, which fold the book up to entry `seq`, in one transaction. Raises ViewDiffers, SawyerError if
+        the database cannot, or if the views are at `seq` or beyond already: another writer was faster."""
         values: Sequence[ViewRow] = list(rows)
-        try:
-            with self.datastore.transaction(commit=True) as cursor:
-                cursor.executemany("INSERT OR REPLACE INTO view_rows VALUES (?,?,?)", values)
-                self._insert_tracking(cursor, Tracking(APPLICATION, seq))
-        except PersistenceError as error:
-            raise SawyerError(f"cannot write the views: {error}", hint=_HINT) from error
+        with self._transaction("cannot write the views", commit=True) as cursor:
+            position = _head(cursor).seq
+            if position >= seq:
+                raise SawyerError(f"the views are at entry {position} already, not before {seq}")
+            cursor.executemany("INSERT OR REPLACE INTO view_rows VALUES (?,?,?)", values)
 
     def close(self) -> None:
         self.datastore.close()
+
+    @contextmanager
+    def _transaction(self, what: str, *, commit: bool) -> Iterator[SQLiteCursor]:
+        try:
+            with self.datastore.transaction(commit=commit) as cursor:
+                yield cursor
+        except PersistenceError as error:
+            if is_damage(error):
+                raise ViewDiffers(f"{what}: {error}") from error
+            raise SawyerError(f"{what}: {error}", hint=_HINT) from error
+
+
+def read_head(found: tuple[bytes] | None) -> HeadRow:
+    """The head row as SELECT_HEAD finds it; seq 0 if there is none. Raises ViewDiffers if it is damaged."""
+    if found is None:
+        return HeadRow()
+    try:
+        head = msgspec.json.decode(found[0], type=HeadRow)
+    except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+        raise ViewDiffers(f"the head of the views cannot be read: {error}") from error
+    if head.seq < 1:
+        raise ViewDiffers(f"the head of the views is at entry {head.seq}")
+    return head
+
+
+def _prepare(cursor: SQLiteCursor) -> None:
+    cursor.execute(SELECT_VERSION)
+    if cursor.fetchone()[0] == ROWS_VERSION:
+        cursor.execute(SELECT_SCHEMA)
+        problem = schema_problem(cursor.fetchall(), VIEWS_SCHEMA)
+        if problem:
+            raise ViewDiffers(f"views.sqlite holds no views: {problem}")
+        if _head(cursor).seq:
+            return
+    for table in ("view_rows", "tracking"):  # tracking: version 1
+        cursor.execute(f"DROP TABLE IF EXISTS {table}")
+    cursor.execute(VIEWS_TABLE)
+    cursor.execute(f"PRAGMA user_version={ROWS_VERSION}")
+
+
+def _head(cursor: SQLiteCursor) -> HeadRow:
+    cursor.execute(SELECT_HEAD)
+    return read_head(cursor.fetchone())
 
 
 _HINT: Final = "The book is safe. Check the disk; views.sqlite may be deleted, and is made again from the book."

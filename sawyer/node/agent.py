@@ -42,6 +42,8 @@ from sawyer.schemas.messages import (
 )
 
 HEARTBEAT_EVERY_S: Final = 1.0
+HEARTBEAT_PAUSE_S: Final = 0.1
+"""However often the roll is called."""
 DRAIN_TIMEOUT_S: Final = 10.0
 FINISH_LIMIT: Final = 1024
 
@@ -139,7 +141,7 @@ class NodeAgent:
             node=self._me.node,
             host=self._me.host,
             key=self._me.key.id,
-            device=device_name(pool.provider),
+            device=device_name(pool.provider).encode("ascii", "replace").decode()[:128],
             memory_mb=memory_mb()[0],
         )
         await record(self._bus, command(body, self._me.node, self._me.key))
@@ -158,6 +160,7 @@ class NodeAgent:
                 await asyncio.wait_for(self._called.wait(), HEARTBEAT_EVERY_S)
             self._called.clear()
             await self._send_heartbeat(network, serving)
+            await asyncio.sleep(HEARTBEAT_PAUSE_S)
 
     async def _send_heartbeat(self, network: str, serving: Serving) -> None:
         self._beats += 1

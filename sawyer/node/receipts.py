@@ -4,7 +4,6 @@ receipt over exactly the answers that were used. The counter outlives the proces
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -14,35 +13,30 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from sawyer import durable
 from sawyer.errors import RefusedError, RequestConflict, VerificationError
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import NetworkId, NodeId, RequestId
-from sawyer.ledger.merkle import leaf_hash, tree_root
+from sawyer.ledger.merkle import tree_root
 from sawyer.schemas.base import Positive, Sha256, Strict, first_problem
 from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
-from sawyer.schemas.tensors import block_leaf
 
 MAX_OPEN_REQUESTS: Final = 1024
 MAX_ANSWERS_A_REQUEST: Final = 1_000_000
-MAX_KEPT_RECEIPTS: Final = 256
+MAX_KEPT_RECEIPTS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One answered expert block: digests are SHA-256 of the bytes on the wire."""
+    """One answered expert block, and the hash of its leaf in the receipt's tree (schemas/tensors.py: block_leaf)."""
 
     layer: int
     expert: int
     rows: int
-    input_digest: bytes
-    output_digest: bytes
-
-    def leaf(self) -> bytes:
-        """The leaf hash of this block in the receipt's tree."""
-        return leaf_hash(block_leaf(self.layer, self.expert, self.rows, self.input_digest, self.output_digest))
+    leaf: bytes
 
 
 class _State(Strict):
@@ -61,8 +55,9 @@ class ReceiptLog:
     key: Key
     state: Path
     _open: OrderedDict[tuple[RequestId, str], dict[int, tuple[Block, ...]]] = field(default_factory=OrderedDict)
-    _signed: OrderedDict[RequestId, tuple[Finish, Signed[WorkReceipted]]] = field(default_factory=OrderedDict)
+    _ended: OrderedDict[RequestId, tuple[Finish, Signed[WorkReceipted] | None]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _signing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def open_requests(self) -> int:
@@ -72,7 +67,7 @@ class ReceiptLog:
         """Remember an answer until its request is finished; one that comes later can be in no receipt. The oldest
         request is forgotten beyond the limit."""
         with self._lock:
-            if request in self._signed:
+            if request in self._ended:
                 return
             answers = self._open.setdefault((request, manifest), {})
             if len(answers) < MAX_ANSWERS_A_REQUEST:
@@ -85,23 +80,22 @@ class ReceiptLog:
         (the request failed), they are forgotten and there is no receipt. Blocks on a file sync. Raises RefusedError
         for answers this node did not give, RequestConflict for a second, different finish."""
         request = RequestId(finish.request)
-        with self._lock:
-            earlier = self._signed.get(request)
+        with self._signing:  # signing may take long; answers of other requests are noted meanwhile
+            with self._lock:
+                earlier = self._ended.get(request)
+                answers = self._open.get((request, manifest))
             if earlier is not None:
                 if earlier[0] != finish:
                     raise RequestConflict(f"request {request} was finished already, over other answers")
                 return earlier[1]
-            if not finish.used:
-                self._open.pop((request, manifest), None)
-                return None
-            answers = self._open.get((request, manifest))
-            if answers is None:
+            if finish.used and answers is None:
                 raise RefusedError(f"this node holds no answers of request {request}")
-            receipt = self._sign(finish, manifest, list(_used(answers, finish)))
-            self._open.pop((request, manifest))
-            self._signed[request] = (finish, receipt)
-            while len(self._signed) > MAX_KEPT_RECEIPTS:
-                self._signed.popitem(last=False)
+            receipt = self._sign(finish, manifest, list(_used(answers or {}, finish))) if finish.used else None
+            with self._lock:
+                self._open.pop((request, manifest), None)
+                self._ended[request] = (finish, receipt)
+                while len(self._ended) > MAX_KEPT_RECEIPTS:
+                    self._ended.popitem(last=False)
             return receipt
 
     def _sign(self, finish: Finish, manifest: str, blocks: list[Block]) -> Signed[WorkReceipted]:
@@ -118,7 +112,7 @@ class ReceiptLog:
             rows=sum(rows.values()),
             blocks=len(blocks),
             experts=tuple((layer, expert, count) for (layer, expert), count in sorted(rows.items())),
-            root=tree_root([block.leaf() for block in blocks]).hex(),
+            root=tree_root([block.leaf for block in blocks]).hex(),
             counter=counter + 1,
             previous=previous,
         )
@@ -139,13 +133,7 @@ class ReceiptLog:
         return saved.counter, saved.last
 
     def _write_state(self, counter: int, last: str) -> None:
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.state.with_suffix(".draft")
-        with draft.open("wb") as file:
-            file.write(_State(counter=counter, last=last).canonical())
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.state)
+        durable.replace(self.state, _State(counter=counter, last=last).canonical())
 
 
 def _used(answers: dict[int, tuple[Block, ...]], finish: Finish) -> Iterator[Block]:

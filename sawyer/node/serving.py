@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from sawyer.bus.protocol import Bus, Message, Subscription
 from sawyer.engine.experts import ExpertPool
 from sawyer.errors import Busy, MalformedMessage, NoAnswer, SawyerError, UnknownExpert, WrongManifest
 from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.ledger.merkle import leaf_hash
 from sawyer.node.health import Health
 from sawyer.node.receipts import Block, ReceiptLog
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.tensors import ActivationReply, ActivationRequest
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, block_leaf
 
 QUEUE_LIMIT: Final = 256
 F16_MAX: Final = float(np.finfo(np.float16).max)
@@ -85,7 +85,7 @@ class Serving:
     async def stop(self) -> None:
         """Take no more, answer what waits, end."""
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            await self._subscription.drain()
             await self._jobs.join()
         if self._worker is not None:
             self._worker.cancel()
@@ -165,7 +165,7 @@ class Serving:
         ]
         blocks = _on_wire(outputs, wide=request.reply_f32 or request.rows.dtype == np.float32)
         noted = tuple(
-            Block(request.layer, expert, len(block), _sha256(request.rows[indices]), _sha256(block))
+            _noted(request.layer, expert, request.rows[indices], block)
             for (expert, indices), block in zip(request.work, blocks, strict=True)
         )
         self._receipts.note(request.request, self._served.manifest, request.sequence, noted)
@@ -190,6 +190,10 @@ class Serving:
             log.warning("cannot answer %s: %s", to, error)
 
 
+def _noted(layer: int, expert: int, inputs: tensors.Rows, output: tensors.Rows) -> Block:
+    return Block(layer, expert, len(output), leaf_hash(block_leaf(layer, expert, inputs, output)))
+
+
 def _on_wire(outputs: list[NDArray[np.float32]], *, wide: bool) -> list[tensors.Rows]:
     """Outputs [n, H] as they travel: float16, or float32 if asked for or if a value would not fit float16. Raises
     SawyerError if an expert made a value that is no number."""
@@ -199,7 +203,3 @@ def _on_wire(outputs: list[NDArray[np.float32]], *, wide: bool) -> list[tensors.
     if wide or largest > F16_MAX:
         return list(outputs)
     return [block.astype(np.float16) for block in outputs]
-
-
-def _sha256(rows: tensors.Rows) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(rows).data).digest()

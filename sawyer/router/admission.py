@@ -21,6 +21,8 @@ from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, PricingPublishe
 from sawyer.schemas.messages import InferRequest, NetworkReply
 from sawyer.schemas.models import ModelLayout
 
+MAX_CHARS_A_TOKEN: Final = 128
+"""No token of the vocabularies we know stands for more: a longer prompt is refused before it is tokenized."""
 HOLD_MS: Final = 10 * 60 * 1000
 
 
@@ -59,7 +61,11 @@ def admit(
     params, order = request.params, request.order.body
     if not params.prompt:
         raise PromptEmpty("the prompt is empty")
+    if len(params.prompt) > MAX_CHARS_A_TOKEN * layout.context:
+        raise PromptTooLong(f"{len(params.prompt)} characters are over the context of {layout.context} tokens")
     ids = tokenizer.encode(params.prompt)
+    if not ids:
+        raise PromptEmpty("the prompt holds no token of this model")
     if len(ids) + params.max_tokens > layout.context:
         raise PromptTooLong(
             f"{len(ids)} prompt tokens and {params.max_tokens} new ones are over the context of {layout.context}",
@@ -81,6 +87,7 @@ def admit(
     reservation = TokensReserved(
         network=order.network,
         request=request.order,
+        manifest=_manifest(network, order.model),
         input_tokens=input_tokens,
         tokens=tokens,
         expires_ms=now_ms + HOLD_MS,
@@ -93,6 +100,13 @@ def billed_input(ids: list[int], special: frozenset[int]) -> int:
     the bill (a prompt may spell them out). One is kept for the end token of the answer."""
     plain = sum(each not in special for each in ids)
     return max(1, plain, len(ids) - (MAX_FREE_TOKENS - 1))
+
+
+def _manifest(network: NetworkReply, model: str) -> str:
+    for published in network.models:
+        if published.model == model:
+            return published.manifest
+    raise UnknownModel(f"no model {model} is published here")
 
 
 def _sheet(network: NetworkReply) -> PricingPublished:

@@ -30,6 +30,8 @@ from sawyer.schemas.signed import Signed
 
 FINISH_TIMEOUT_S: Final = 2.0
 """A node signs within milliseconds. One that does not in this time has no receipt, and earns nothing."""
+POST_PATIENCE_S: Final = 45.0
+"""How long a finished request waits for a bookkeeper that is away: not beyond the hold."""
 EMPTY_ANSWER: Final = "empty_answer"
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ class Biller:
                 unreceipted=scope.meter.unreceipted(receipts),
             )
             try:
-                entry = await record(self._bus, command(body, self._name, self._key))
+                entry = await record(self._bus, command(body, self._name, self._key), patience_s=POST_PATIENCE_S)
             except NotAuthorised as refused:
                 node = NodeId(refused.details.get("node", ""))
                 if receipts.pop(node, None) is None:

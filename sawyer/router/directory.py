@@ -18,7 +18,8 @@ from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, MembersReply, Net
 from sawyer.schemas.signed import Signed
 
 HEARTBEAT_LIMIT: Final = 1024
-MEMBERS_EVERY_S: Final = 0.05
+MAX_HEARTBEAT_BYTES: Final = 256 * 1024
+MEMBERS_EVERY_S: Final = 1.0
 """Heartbeats of strangers make the router ask for members, at most this often."""
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ class Directory:
         self._manifest = manifest
         self._beats: asyncio.Queue[Message] = asyncio.Queue(HEARTBEAT_LIMIT)
         self._subscription: Subscription | None = None
-        self._worker: asyncio.Task[None] | None = None
-        self._asked_s = float("-inf")
+        self._workers: list[asyncio.Task[None]] = []
+        self._strangers = asyncio.Event()
         self.placement = Placement(manifest)
         self.network: NetworkReply | None = None
         self.changed = asyncio.Event()
@@ -49,17 +50,17 @@ class Directory:
             raise WrongManifest(
                 f"the network publishes {self._model} as {published[self._model][:16]}, here is {self._manifest[:16]}"
             )
-        self._worker = asyncio.create_task(self._work())
+        await self._ask_members()
+        self._workers = [asyncio.create_task(self._work()), asyncio.create_task(self._meet_strangers())]
         self._subscription = await self._bus.subscribe(subjects.all_heartbeats(), self._enqueue)
         await self._bus.publish(subjects.roll_call(), b"")
 
     async def stop(self) -> None:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
-        if self._worker is not None:
-            self._worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
 
     async def refresh(self) -> NetworkReply:
         """Ask for the network's prices and models now."""
@@ -67,8 +68,9 @@ class Directory:
         return self.network
 
     def _enqueue(self, message: Message) -> None:
-        with contextlib.suppress(asyncio.QueueFull):  # the next beat comes in a second
-            self._beats.put_nowait(message)
+        if len(message.data) <= MAX_HEARTBEAT_BYTES:
+            with contextlib.suppress(asyncio.QueueFull):  # the next beat comes in a second
+                self._beats.put_nowait(message)
 
     async def _work(self) -> None:
         while True:
@@ -86,10 +88,9 @@ class Directory:
             raise NotCanonical(f"a heartbeat of {node} on another node's subject")
         if self.network is None or beat.network != self.network.network:
             raise NotCanonical(f"a heartbeat of {node} for network {beat.network}")
-        if node not in self.placement.nodes:
-            await self._ask_members()
         state = self.placement.nodes.get(node)
         if state is None:
+            self._strangers.set()
             return
         if signed.signature.key_id != state.key:
             raise BadSignature(f"a heartbeat of {node} by a key that is not its own")
@@ -97,9 +98,21 @@ class Directory:
         self.placement.beat(beat, asyncio.get_running_loop().time())
         self.changed.set()
 
+    async def _meet_strangers(self) -> None:
+        """Somebody beats whom we do not know: ask who is a member, and let the new ones beat again. Beside the beats of
+        the known, so that strangers cannot hold those up."""
+        while True:
+            await self._strangers.wait()
+            self._strangers.clear()
+            known = len(self.placement.nodes)
+            try:
+                await self._ask_members()
+                if len(self.placement.nodes) > known:
+                    await self._bus.publish(subjects.roll_call(), b"")
+            except SawyerError as error:
+                log.warning("cannot learn who is a member: %s", error)
+            await asyncio.sleep(MEMBERS_EVERY_S)
+
     async def _ask_members(self) -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._asked_s + MEMBERS_EVERY_S - loop.time()))
-        self._asked_s = loop.time()
         for registered in (await ask(self._bus, "members", MembersReply)).nodes:
             self.placement.member(registered)

@@ -4,7 +4,7 @@ expert. Every block comes from its own expert or the layer fails with an error t
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,21 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from sawyer.bus.gather import Arrival, Call, Gatherer
+from sawyer.bus.gather import Arrival, Call, Gatherer, Loss
 from sawyer.errors import ExpertUnavailable, MalformedMessage
 from sawyer.ids import ModelId, NodeId, RequestId
-from sawyer.router.metering import Meter, leaf_of
+from sawyer.ledger.merkle import leaf_hash
+from sawyer.router.metering import Meter
 from sawyer.router.placement import Placement
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.messages import LayerCall, Takeover
-from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Rows
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Rows, block_leaf
 
 LAYER_TIMEOUT_S: Final = 15.0
+TAG_BITS: Final = 62
+"""Tags of messages are random: a node cannot guess where another node's answer is awaited."""
+LOOK_AGAIN_S: Final = 0.25
+"""A unit that no known replica is left for is offered to nodes that appear meanwhile, this often."""
 F16_MAX: Final = float(np.finfo(np.float16).max)
 
 Block = NDArray[np.float32]
@@ -120,7 +125,7 @@ class _LayerRun:
         self._wire = wire
         self._call = call
         self._loop = asyncio.get_running_loop()
-        self._tags = itertools.count(1)
+        self._last_s = self._loop.time() + LAYER_TIMEOUT_S
         self._parts: dict[int, _Part] = {}
         self._deadlines: dict[int, float] = {}
         self.blocks: list[Block] = [np.empty((len(each.rows), wire.shape[1]), np.float32) for each in work]
@@ -130,14 +135,15 @@ class _LayerRun:
     async def finish(self) -> None:
         """Send, gather, fall back, until every unit is answered."""
         await self._send(self._units)
-        last_s = self._loop.time() + LAYER_TIMEOUT_S
         while not all(unit.done for unit in self._units):
             now_s = self._loop.time()
-            if now_s >= last_s:
+            if now_s >= self._last_s:
                 self._give_up(
                     [unit for unit in self._units if not unit.done], f"no answer within {LAYER_TIMEOUT_S:g} s"
                 )
-            waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [last_s])
+            idle = [unit for unit in self._units if not (unit.done or self._in_hand(unit))]
+            look_again_s = now_s + LOOK_AGAIN_S if idle else self._last_s
+            waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [look_again_s])
             hedged = not self._call.outstanding <= self._deadlines.keys()  # whoever answers first ends the race
             for arrival in await self._call.wait(max(0.0, waiting - now_s), first=hedged):
                 self._take(arrival)
@@ -161,7 +167,7 @@ class _LayerRun:
                 await self._send_part(node, batch)
 
     async def _send_part(self, node: NodeId, units: list[_Unit]) -> None:
-        scope, now_s, tag = self._scope, self._loop.time(), next(self._tags)
+        scope, now_s, tag = self._scope, self._loop.time(), secrets.randbits(TAG_BITS)
         scope.sequences[node] += 1
         scope.asked.add(node)
         needed = np.unique(np.concatenate([unit.rows for unit in units]))
@@ -173,7 +179,7 @@ class _LayerRun:
             layer=self._layer,
             rows=self._wire if len(needed) == len(self._wire) else self._wire[needed],
             work=tuple((unit.expert, np.searchsorted(needed, unit.rows).astype(np.uint32)) for unit in units),
-            deadline_ms=int(LAYER_TIMEOUT_S * 1000),
+            deadline_ms=max(1, int((self._last_s - now_s) * 1000)),
             reply_f32=self._wire.dtype == np.float32,
         )
         self._parts[tag] = _Part(node, units, message, now_s)
@@ -185,6 +191,8 @@ class _LayerRun:
         """Use an answer whole, or not at all: a node's receipt is over whole answers. So a late one of which a part was
         answered elsewhere is dropped, and its node, which lives, may be asked for the rest again."""
         part = self._parts[arrival.tag]
+        if arrival.loss is Loss.DISCONNECTED:
+            return  # our own connection, not the node's fault: its units are sent again
         if arrival.loss is not None:
             self._lose(part, arrival.loss.value, gone=True)
             return
@@ -207,7 +215,7 @@ class _LayerRun:
         leaves = []
         for unit, (_, indices), (_, block) in zip(part.units, part.message.work, answer.blocks, strict=True):
             self.blocks[unit.work][unit.start : unit.start + len(block)] = block
-            leaves.append(leaf_of(self._layer, unit.expert, part.message.rows[indices], block))
+            leaves.append(leaf_hash(block_leaf(self._layer, unit.expert, part.message.rows[indices], block)))
             unit.done = True
             for lost, reason in unit.lost.items():
                 self._note_takeover(lost, part.node, reason)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from sawyer.errors import VerificationError
 from sawyer.identity.envelope import check_signed
 from sawyer.ids import NodeId
-from sawyer.ledger.merkle import leaf_hash, tree_root
+from sawyer.ledger.merkle import tree_root
 from sawyer.schemas.events import RECEIPT_KIND, NodeRows, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
-from sawyer.schemas.tensors import Rows, block_leaf
 
 
 @dataclass
@@ -66,11 +62,6 @@ class Meter:
         return tuple(NodeRows(node=node, rows=self.nodes[node].rows) for node in missing)
 
 
-def leaf_of(layer: int, expert: int, inputs: Rows, output: Rows) -> bytes:
-    """The receipt leaf of one expert block, from its rows as they stood on the wire."""
-    return leaf_hash(block_leaf(layer, expert, len(output), _sha256(inputs), _sha256(output)))
-
-
 def runs(ascending: list[int]) -> list[tuple[int, int]]:
     """[1, 2, 3, 7] -> [(1, 3), (7, 7)]."""
     made: list[tuple[int, int]] = []
@@ -80,7 +71,3 @@ def runs(ascending: list[int]) -> list[tuple[int, int]]:
         else:
             made.append((number, number))
     return made
-
-
-def _sha256(rows: Rows) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(rows).data).digest()

@@ -1,13 +1,12 @@
-"""The router's program: takes requests, holds tokens, generates, collects receipts, has the work booked, streams."""
+"""The router's program: takes requests, admits them, answers resends, ends in order. One admitted request is run.py."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Final
 
 from sawyer.bus.calls import read, refuse_query
@@ -15,45 +14,34 @@ from sawyer.bus.gather import Gatherer
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Service
 from sawyer.clock import Clock
-from sawyer.engine.tokenizer import Tokenizer
-from sawyer.engine.trunk import Trunk
-from sawyer.errors import RefusedError, SawyerError
+from sawyer.errors import Busy, Cancelled, RefusedError, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
-from sawyer.model.artifacts import Artifacts
-from sawyer.router.admission import HOLD_MS, Admitted, admit, check_order
-from sawyer.router.billing import Biller, Work
+from sawyer.router.admission import Admitted, admit, check_order
+from sawyer.router.billing import Biller
 from sawyer.router.directory import Directory
-from sawyer.router.dispatch import Dispatcher, RequestScope
-from sawyer.router.generation import Engine, Generation, TokenStep
-from sawyer.router.metering import Meter
+from sawyer.router.dispatch import Dispatcher
+from sawyer.router.generation import Engine
+from sawyer.router.run import Run
 from sawyer.router.stream import AnswerStream, AnswerStreams
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.messages import (
-    Accepted,
-    Delta,
-    Done,
-    ErrorBody,
-    Failed,
-    InferMessage,
-    InferRequest,
-    LayerCall,
-    NetworkReply,
-    RouterReply,
-    Trace,
-)
+from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, NetworkReply, RouterReply
 
 MAX_RUNNING: Final = 4
 QUEUE_LIMIT: Final = 64
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+MAX_CANCELS_KEPT: Final = 1024
 QUEUE_GROUP: Final = "routers"
-POST_BEFORE_S: Final = HOLD_MS / 1000 - 60
-"""A generation ends this long after its hold began: a minute is left to post it before the hold expires."""
+DRAIN_TIMEOUT_S: Final = 10.0
+"""How long running requests may go on after `stop`; then they are failed, and their holds given back."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RouterIdentity:
+    """The router's name in the book, and its key."""
+
     name: str
     key: Key
 
@@ -61,28 +49,26 @@ class RouterIdentity:
 class Router:
     """Serves one model. Run it with `await run()`; it returns after `stop()`."""
 
-    def __init__(self, bus: Bus, me: RouterIdentity, artifacts: Artifacts, clock: Clock, *, wide: bool = False) -> None:
+    def __init__(
+        self, bus: Bus, me: RouterIdentity, model: ModelId, engine: Engine, clock: Clock, *, wide: bool = False
+    ) -> None:
         self._bus = bus
         self._me = me
         self._clock = clock
-        self._model = ModelId(artifacts.manifest.model)
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="trunk")
-        layout = artifacts.manifest.layout
-        self._engine = Engine(layout, Trunk(artifacts), Tokenizer(artifacts), self._threads)
-        self._directory = Directory(bus, self._model, artifacts.digest)
+        self._model = model
+        self._engine = engine
+        self._directory = Directory(bus, model, engine.manifest)
         self._gatherer = Gatherer(bus, urgent=_is_refusal)
-        self._dispatcher = Dispatcher(
-            self._gatherer, self._directory.placement, self._model, artifacts.digest, wide=wide
-        )
-        self._biller = Biller(bus, me.name, me.key, self._directory.placement, artifacts.digest)
+        self._dispatcher = Dispatcher(self._gatherer, self._directory.placement, model, engine.manifest, wide=wide)
+        self._biller = Biller(bus, me.name, me.key, self._directory.placement, engine.manifest)
         self._streams = AnswerStreams()
+        self._running: dict[RequestId, Run] = {}
+        self._cancelled: OrderedDict[RequestId, None] = OrderedDict()
         self._stopping = asyncio.Event()
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """`started` is called once every expert is served by some node."""
-        await self._gatherer.start()
-        await self._directory.start()
-        service = Service(
+        requests = Service(
             self._bus,
             subjects.infer(self._model),
             self._serve,
@@ -90,9 +76,13 @@ class Router:
             limit=QUEUE_LIMIT,
             workers=MAX_RUNNING,
             queue=QUEUE_GROUP,
+            max_bytes=MAX_REQUEST_BYTES,
         )
         status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
-        await service.start()
+        await self._gatherer.start()
+        await self._directory.start()
+        cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
+        await requests.start()
         await status.start()
         await self._bus.flush()
         try:
@@ -100,11 +90,12 @@ class Router:
             started()
             await self._stopping.wait()
         finally:
-            await service.stop()
+            await requests.stop(DRAIN_TIMEOUT_S)
+            await cancels.unsubscribe()
             await status.stop()
             await self._directory.stop()
             await self._gatherer.stop()
-            self._threads.shutdown()
+            self._engine.threads.shutdown()
 
     def stop(self) -> None:
         """Take no more requests, finish those that run, end."""
@@ -130,8 +121,23 @@ class Router:
             nodes=placement.seen(asyncio.get_running_loop().time()),
         ).canonical()
 
+    def _cancel(self, message: Message) -> None:
+        """May come before its request does: the two travel on different subjects."""
+        request = RequestId(message.subject.rsplit(".", 1)[1])
+        running = self._running.get(request)
+        if running is not None:
+            running.cancel()
+            return
+        self._cancelled[request] = None
+        while len(self._cancelled) > MAX_CANCELS_KEPT:
+            self._cancelled.popitem(last=False)
+
     async def _serve(self, message: Message) -> bytes | None:
         """One request from its message to its last event. Returns None: everything goes out as stream events."""
+        if not message.reply:
+            return None  # nobody waits for the answer: nothing is held for it
+        if self._stopping.is_set():
+            raise Busy("this router is stopping")
         request = read(InferRequest, message.data)
         order = request.order.body
         request_id = RequestId(order.request)
@@ -144,101 +150,40 @@ class Router:
             return None
         stream = self._streams.open(request_id, content, message.reply)
         try:
-            admitted = await self._admit(request)
-            await self._biller.reserve(admitted.reservation)
+            admitted = await self._admit(request, network)
         except SawyerError as error:
-            await stream.send(self._bus, Failed(n=stream.next_n, error=ErrorBody.of(error)))
-            self._streams.forget(request_id)
+            await self._refuse(stream, error)
             return None
         await self._run(request, admitted, stream)
         return None
 
-    async def _admit(self, request: InferRequest) -> Admitted:
-        network = self._directory.network or await self._directory.refresh()
+    async def _admit(self, request: InferRequest, network: NetworkReply) -> Admitted:
+        """Check, price, and hold the tokens. Raises the refusal; then nothing is held."""
+        if RequestId(request.order.body.request) in self._cancelled:
+            raise Cancelled("the request was cancelled before it began")
         try:
-            return self._price(request, network)
-        except RefusedError:
-            return self._price(request, await self._directory.refresh())  # prices may have changed since we asked
+            admitted = await asyncio.to_thread(self._price, request, network)
+        except RefusedError:  # prices may have changed since we asked
+            admitted = await asyncio.to_thread(self._price, request, await self._directory.refresh())
+        await self._biller.reserve(admitted.reservation)
+        return admitted
 
     def _price(self, request: InferRequest, network: NetworkReply) -> Admitted:
         return admit(request, network, self._engine.tokenizer, self._engine.layout, self._clock.now_ms())
 
-    async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream) -> None:
-        """Tokens are held: whatever happens now ends in one posted or voided reservation."""
-        request_id = stream.request
-        scope = RequestScope(request_id, Meter(request_id, self._model))
-        pending: list[Trace] = []
-
-        def trace(step: int, layer: int, calls: list[LayerCall]) -> None:
-            if request.trace:
-                pending.append(Trace(n=0, step=step, layer=layer, calls=tuple(calls)))
-
-        generation = Generation(self._engine, self._dispatcher, scope, request.params, trace)
-        cancel = await self._bus.subscribe(subjects.cancel(request_id), lambda _: _cancel(generation))
-        expiry = asyncio.get_running_loop().call_later(POST_BEFORE_S, _expire, generation)
-        try:
-            await stream.send(self._bus, self._accepted(stream, admitted))
-            work = await self._stream_tokens(generation, admitted, stream, pending)
-            usage = await self._biller.post(request.order, admitted, scope, work)
-            await stream.send(self._bus, Done(n=stream.next_n, finish=work.finish, usage=usage))
-        except Exception as error:
-            if not isinstance(error, SawyerError):
-                log.exception("request %s failed", request_id)
-                error = SawyerError(f"the router failed ({type(error).__name__}); its log has more")
-            await self._fail(request, scope, stream, error)
-        finally:
-            expiry.cancel()
-            await cancel.unsubscribe()
-
-    def _accepted(self, stream: AnswerStream, admitted: Admitted) -> Accepted:
-        return Accepted(
-            n=stream.next_n,
-            router=self._me.name,
-            input_tokens=admitted.input_tokens,
-            held_tokens=admitted.reservation.tokens,
-        )
-
-    async def _stream_tokens(
-        self, generation: Generation, admitted: Admitted, stream: AnswerStream, pending: list[Trace]
-    ) -> Work:
-        started = perf_counter()
-        first_s = started
-        count = 0
-        last: TokenStep | None = None
-        async for last in generation.tokens(admitted.ids):
-            if count == 0:
-                first_s = perf_counter()
-            count += 1
-            for each in pending:
-                await stream.send(self._bus, each.model_copy(update={"n": stream.next_n}))
-            pending.clear()
-            ids = () if last.finish == "stop" else (last.token,)
-            await stream.send(self._bus, Delta(n=stream.next_n, text=last.text, ids=ids))
-        assert last is not None
-        assert last.finish is not None
-        return Work(
-            finish=last.finish,
-            output_tokens=count - (last.finish == "stop"),
-            fed_tokens=len(admitted.ids) + count - 1,
-            prefill_us=int((first_s - started) * 1e6),
-            decode_us=int((perf_counter() - first_s) * 1e6),
-        )
-
-    async def _fail(self, request: InferRequest, scope: RequestScope, stream: AnswerStream, error: SawyerError) -> None:
-        """Void the hold; the client learns why. If even that fails the hold expires by itself."""
-        try:
-            await self._biller.void(request.order.body, scope, error.code)
-        except SawyerError as problem:
-            log.warning("request %s: the hold could not be voided and will expire: %s", stream.request, problem)
+    async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
         await stream.send(self._bus, Failed(n=stream.next_n, error=ErrorBody.of(error)))
+        self._streams.forget(stream.request)
 
-
-def _expire(generation: Generation) -> None:
-    generation.expired = True
-
-
-def _cancel(generation: Generation) -> None:
-    generation.cancelled = True
+    async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream) -> None:
+        run = Run(self._bus, self._engine, self._dispatcher, self._biller, request, admitted, stream)
+        self._running[stream.request] = run
+        if stream.request in self._cancelled:
+            run.cancel()
+        try:
+            await run.to_the_end(self._me.name)
+        finally:
+            del self._running[stream.request]
 
 
 def _is_refusal(data: bytes) -> bool:

@@ -33,6 +33,7 @@ from sawyer.model.split import split
 from sawyer.node.agent import Hosting, NodeAgent, NodeIdentity
 from sawyer.node.hosting import share
 from sawyer.node.receipts import ReceiptLog
+from sawyer.router.generation import Engine
 from sawyer.router.service import Router, RouterIdentity
 from sawyer.schemas import subjects
 from sawyer.schemas.events import NodeRegistered
@@ -103,7 +104,9 @@ class Network:
 
     async def add_router(self, *, wide: bool = False) -> Running:
         me = RouterIdentity("router-1", load(self.home.key("router-1")))
-        router = Router(await self.connect("router-1"), me, self.artifacts, SystemClock(), wide=wide)
+        router = Router(
+            await self.connect("router-1"), me, DEMO_MODEL, Engine.load(self.artifacts), SystemClock(), wide=wide
+        )
         return await self.start("router-1", router._bus, router)
 
     async def add_rogue(self, name: str, answer: Answer, finish: Answer = lambda _: None) -> None:
@@ -205,7 +208,15 @@ async def founded(tmp_path: Path, demo_q4: Artifacts) -> AsyncIterator[Network]:
 async def start_bookkeeper(network: Network) -> Book:
     """The bookkeeper over the home's book."""
     home = network.home
-    book = Book.open(home.book, network=network.network, ledger_key=load(home.key("ledger")), views=home.views)
+    pin = pinned_network(home)
+    book = Book.open(
+        home.book,
+        network=network.network,
+        operator=pin.operator,
+        ledger_key=load(home.key("ledger")),
+        views=home.views,
+        held=home.held_checkpoint(),
+    )
     network.stack.callback(book.close)
     bus = await network.connect("bookkeeper")
     await network.start("bookkeeper", bus, Bookkeeper(bus, book, SystemClock()))

@@ -167,7 +167,7 @@ async def test_prompt_of_special_tokens_is_billed_too(network):
 
 
 async def test_generation_ends_before_its_hold_expires_and_is_billed(network, monkeypatch):
-    monkeypatch.setattr("sawyer.router.service.POST_BEFORE_S", 0.1)
+    monkeypatch.setattr("sawyer.router.run.POST_BEFORE_S", 0.1)
     async with network.client() as client:
         answer = await client.generate("It was a", model=DEMO_MODEL, max_tokens=450)
     assert answer.finish == "length"

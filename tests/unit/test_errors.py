@@ -89,6 +89,21 @@ def test_book_corrupt_keeps_entry_and_signer_across_the_wire(seq: int | None, si
 
 
 @pytest.mark.parametrize(
+    ("message", "seq", "told"),
+    [
+        ("the tree differs", 12, "entry 12: the tree differs"),
+        ("entry 12: bad", 12, "entry 12: bad"),
+        ("the book ends at entry 12", 12, "the book ends at entry 12"),
+        ("entry 120 follows", 12, "entry 12: entry 120 follows"),
+        ("the book is empty", 0, "the book is empty"),
+        ("no table", None, "no table"),
+    ],
+)
+def test_book_corrupt_names_its_entry_in_the_text_once(message: str, seq: int | None, told: str) -> None:
+    assert BookCorrupt(message, seq=seq).message == told
+
+
+@pytest.mark.parametrize(
     "text", ["", "x", "1.5", "-1", " 1", "1:2:3", "1:", ":", "1:2,3:4", "٣:٣", "9" * 5000, "1" + ":2 1" * 9]
 )
 def test_details_that_are_not_what_they_should_be_raise_nothing(text: str) -> None:

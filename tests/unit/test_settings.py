@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 
 from sawyer.errors import UsageError, VerificationError
-from sawyer.settings import ENV_HOME, Home, Pin
+from sawyer.settings import ENV_DURABILITY, ENV_HOME, Home, Pin, durability
 
 PIN = Pin(
     network="sawyer-net/3f9a1c22", ledger_vkey="sawyer-net/3f9a1c22+0a1b2c3d+" + "A" * 44, operator="O" + "A" * 55
@@ -102,3 +102,26 @@ def test_corrupt_pin_is_named_and_never_overwritten(home: Home, content: bytes) 
     with pytest.raises(VerificationError):
         home.write_pin(PIN)
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("chosen", ["FULL", "NORMAL"])
+def test_durability_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    monkeypatch.delenv(ENV_DURABILITY, raising=False)
+    assert durability() == "FULL"
+    monkeypatch.setenv(ENV_DURABILITY, chosen)
+    assert durability() == chosen
+
+
+@pytest.mark.parametrize("chosen", ["", "OFF", "full"])
+def test_durability_that_is_no_such_word_is_refused(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    monkeypatch.setenv(ENV_DURABILITY, chosen)
+    with pytest.raises(UsageError, match="SAWYER_LEDGER_DURABILITY"):
+        durability()
+
+
+def test_kept_checkpoint_is_read_back_and_replaced_by_the_next(home: Home) -> None:
+    assert home.held_checkpoint() is None
+    for note in ("one\n", "two \N{EM DASH}\n"):
+        home.keep_checkpoint(note)
+        assert home.held_checkpoint() == note
+    assert [path.name for path in home.path.iterdir()] == ["checkpoint.txt"]

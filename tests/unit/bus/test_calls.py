@@ -57,6 +57,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One attempt waits a moment only."""
+    monkeypatch.setattr(calls, "RECORD_TIMEOUT_S", SHORT_S)
+
+
+@pytest.fixture
 async def bookkeeper(asked: MemoryBus) -> Callable[[Script], Bookkeeper]:
     bookkeepers: list[Bookkeeper] = []
 
@@ -117,24 +123,27 @@ async def test_record_returns_the_entry(bookkeeper, asker: MemoryBus, opening: L
 
 
 async def test_record_sends_the_same_bytes_again_until_it_is_answered(
-    bookkeeper, asker: MemoryBus, opening: LedgerCommand
+    bookkeeper, asker: MemoryBus, opening: LedgerCommand, impatient: None
 ) -> None:
-    last = calls.RECORD_ATTEMPTS - 1
-    desk = bookkeeper(lambda n, _: LedgerReply(entry=ENTRY, repeated=True).canonical() if n == last else None)
-    assert await record(asker, opening, timeout_s=SHORT_S) == ENTRY
-    assert [data for _, data in desk.questions] == [opening.canonical()] * calls.RECORD_ATTEMPTS
+    desk = bookkeeper(lambda n, _: LedgerReply(entry=ENTRY, repeated=True).canonical() if n == 2 else None)
+    assert await record(asker, opening, patience_s=PATIENCE_S) == ENTRY
+    assert [data for _, data in desk.questions] == [opening.canonical()] * 3
 
 
-async def test_record_gives_up_after_its_attempts(bookkeeper, asker: MemoryBus, opening: LedgerCommand) -> None:
+async def test_record_gives_up_when_its_patience_ends(
+    bookkeeper, asker: MemoryBus, opening: LedgerCommand, impatient: None
+) -> None:
     desk = bookkeeper(lambda n, _: None)
     with pytest.raises(NoAnswer):
-        await record(asker, opening, timeout_s=SHORT_S)
-    assert len(desk.questions) == calls.RECORD_ATTEMPTS
+        await record(asker, opening, patience_s=3 * SHORT_S)
+    assert 1 < len(desk.questions) <= 4
+    with pytest.raises(NoAnswer):
+        await record(asker, opening, patience_s=0)
 
 
 async def test_record_says_when_no_bookkeeper_runs(opening: LedgerCommand) -> None:
     with pytest.raises(NobodyServes):
-        await record(MemoryBus(MemoryNetwork()), opening)
+        await record(MemoryBus(MemoryNetwork()), opening, patience_s=0)
 
 
 async def test_record_waits_for_a_bookkeeper_that_starts_late(

@@ -143,6 +143,23 @@ async def test_flush_without_a_server_says_so(
             await bus.flush()
 
 
+async def test_flush_asks_the_server_after_all_that_was_sent(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers in order: only a PING that stands behind a message proves that the message was taken."""
+    async with connected(start().url) as bus:
+        transport, written = bus._client._transport, list[bytes]()
+        assert transport is not None
+        write, writelines = transport.write, transport.writelines
+        monkeypatch.setattr(transport, "write", lambda data: (written.append(data), write(data)))
+        monkeypatch.setattr(transport, "writelines", lambda lines: (written.extend(lines), writelines(lines)))
+        await bus.publish("a", b"x")
+        await bus.subscribe("b", print)
+        await bus.flush()
+        sent = b"".join(written)
+    assert sent.rindex(b"PING") > max(sent.index(b"PUB a "), sent.index(b"SUB b "))
+
+
 async def test_close_is_told(start: Callable[[], LocalServer]) -> None:
     async with connected(start().url) as bus:
         assert not bus.closed.is_set()
@@ -159,6 +176,28 @@ async def test_payload_over_a_smaller_limit_of_the_server_is_refused_typed(
         assert "max_payload" in error.value.hint
         with pytest.raises(UsageError, match="2048 bytes"):
             await bus.request("a", bytes(2048), 1.0)
+        await bus.flush()
+
+
+async def test_subject_that_is_not_utf8_is_dropped_and_the_connection_lives_on(
+    start: Callable[[], LocalServer],
+) -> None:
+    """Anybody may publish one; it must not stop the reader of everybody who listens."""
+    local = start()
+    port = int(local.url.rsplit(":", 1)[1])
+    async with connected(local.url) as bus:
+        heard = asyncio.Queue[Message]()
+        await bus.subscribe(">", heard.put_nowait)
+        await bus.flush()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b'CONNECT {"verbose":false}\r\nPUB a.\xff\xfe 1\r\nx\r\nPUB b \xff 1\r\ny\r\nPUB c 1\r\nz\r\nPING\r\n'
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            while await reader.readline() != b"PONG\r\n":
+                pass
+        writer.close()
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S)) == Message("c", b"z")
         await bus.flush()
 
 

@@ -1,14 +1,15 @@
-"""Subject matching of the bus in memory, against the rule as NATS words it."""
+"""The bus in memory alone: subject matching against the rule as NATS words it, and requests that are cancelled."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sawyer.bus.memory import matches
+from sawyer.bus.memory import MemoryBus, MemoryNetwork, matches
 
 TOKEN = st.sampled_from(["a", "b", "ab"])
 SUBJECT = st.lists(TOKEN, min_size=1, max_size=4)
@@ -23,6 +24,21 @@ def by_regular_expression(pattern: list[str], subject: str) -> bool:
     """`*` is exactly one token, `>` at the end one or more."""
     parts = {"*": r"[^.]+", ">": r".+"}
     return re.fullmatch(r"\.".join(parts.get(token, re.escape(token)) for token in pattern), subject) is not None
+
+
+async def test_cancel_that_comes_with_the_answer_is_not_swallowed() -> None:
+    """Or whoever cancels a task that asks, and waits for its end, may wait forever."""
+    bus = MemoryBus(MemoryNetwork())
+    tasks: list[asyncio.Task[object]] = []
+
+    async def answer_and_cancel(reply: str) -> None:
+        await bus.subscribe(reply, lambda _: asking.cancel())  # heard right after the asker heard it
+        await bus.publish(reply, b"answer")
+
+    await bus.subscribe("question", lambda m: tasks.append(asyncio.create_task(answer_and_cancel(m.reply))))
+    asking = asyncio.create_task(bus.request("question", b"", 60))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 @given(PATTERN, SUBJECT)

@@ -10,7 +10,7 @@ import pytest
 from sawyer.bus.memory import MemoryBus
 from sawyer.bus.protocol import Message
 from sawyer.bus.service import Service
-from sawyer.errors import NobodyServes, SawyerError, UnknownModel
+from sawyer.errors import NoAnswer, NobodyServes, SawyerError, UnknownModel
 from sawyer.schemas.messages import ErrorBody
 
 SUBJECT = "questions"
@@ -128,13 +128,43 @@ async def test_stop_answers_what_it_took_and_takes_no_more(start: Start, asker: 
     taken = [asyncio.create_task(ask(asker, b"%d" % number)) for number in range(3)]
     await asyncio.wait_for(desk.at_work.get(), PATIENCE_S)
     stopping = asyncio.create_task(service.stop())
-    await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
     with pytest.raises(NobodyServes):
         await ask(asker, b"after the end")
     assert not stopping.done()
     desk.open.set()
     assert await asyncio.wait_for(asyncio.gather(*taken), PATIENCE_S) == [b"answer to %d" % n for n in range(3)]
     await asyncio.wait_for(stopping, PATIENCE_S)
+
+
+async def test_stop_answers_what_was_sent_before_it(start: Start, asker: MemoryBus) -> None:
+    service = await start()
+    sent = asyncio.create_task(ask(asker, b"just before"))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(service.stop(), PATIENCE_S)
+    assert await asyncio.wait_for(sent, PATIENCE_S) == b"answer to just before"
+
+
+async def test_stop_with_little_patience_ends_what_does_not(start: Start, asker: MemoryBus, desk: Desk) -> None:
+    service = await start()
+    desk.open.clear()
+    stuck = asyncio.create_task(asker.request(SUBJECT, b"stuck", 0.1))
+    await asyncio.wait_for(desk.at_work.get(), PATIENCE_S)
+    await asyncio.wait_for(service.stop(patience_s=0.02), PATIENCE_S)
+    with pytest.raises(NoAnswer):
+        await stuck
+
+
+async def test_message_over_the_limit_is_refused_and_the_next_is_served(
+    asked: MemoryBus, asker: MemoryBus, desk: Desk
+) -> None:
+    service = Service(asked, SUBJECT, desk.answer, refuse, limit=8, max_bytes=10)
+    await service.start()
+    assert refusal(await ask(asker, b"x" * 11))[0] == "malformed_message"
+    assert await ask(asker, b"x" * 10) == b"answer to xxxxxxxxxx"
+    assert desk.at_work.qsize() == 1
+    await service.stop()
 
 
 async def test_stop_before_start_and_twice_is_quiet(start: Start, asked: MemoryBus, desk: Desk) -> None:

@@ -88,7 +88,7 @@ def network_reply(event_examples: dict[str, Strict]) -> NetworkReply:
     return NetworkReply(
         network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
         models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"], size=5,
-        entries_root="00" * 32,
+        checkpoint="a signed note",
     )  # fmt: skip
 
 

@@ -209,10 +209,10 @@ def test_key_file_that_appears_after_the_look_is_used(tmp_path: Path, monkeypatc
     path = tmp_path / "node.nk"
     link = os.link
 
-    def beaten(source: Path, target: Path) -> None:
+    def beaten(source: Path, target: Path, **options: int) -> None:
         monkeypatch.setattr(os, "link", link)
         load_or_create(target)
-        link(source, target)
+        link(source, target, **options)
 
     monkeypatch.setattr(os, "link", beaten)
     assert load_or_create(path).seed == load(path).seed

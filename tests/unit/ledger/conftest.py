@@ -68,6 +68,10 @@ class Scene:
         return vkey_of(self.network, self.keys["ledger"])
 
     @property
+    def operator(self) -> str:
+        return self.keys["operator"].id
+
+    @property
     def sheet(self) -> PricingPublished:
         return PricingPublished(
             network=self.network, sheet="2026-01", input_weight_milli=1000, output_weight_milli=1000,
@@ -143,11 +147,12 @@ class Scene:
 
     def reserve(
         self, order: Signed[InferenceRequested], *, input_tokens: int = 5, tokens: int | None = None,
-        hold_ms: int = 600_000, by: str = "router", signer: str = "router",
+        hold_ms: int = 600_000, by: str = "router", signer: str = "router", manifest: str = MANIFEST,
     ) -> VerifiedCommand:  # fmt: skip
         price = price_tokens(self.sheet, "austen", input_tokens, order.body.max_tokens)
         body = TokensReserved(
-            network=self.network, request=order, input_tokens=input_tokens, tokens=price if tokens is None else tokens,
+            network=self.network, request=order, manifest=manifest, input_tokens=input_tokens,
+            tokens=price if tokens is None else tokens,
             expires_ms=self.now_ms + hold_ms,
         )  # fmt: skip
         return self.say(body, signer, by=by)
@@ -203,10 +208,10 @@ class Scene:
         body = ReservationExpired(network=self.network, account=order.body.account, request=order.body.request)
         return self.say(body, key, by="ledger")
 
-    def open(self, folder: Path, *, views: bool = True, synchronous: str = "NORMAL") -> Book:
+    def open(self, folder: Path, *, views: bool = True, synchronous: str = "NORMAL", held: str | None = None) -> Book:
         return Book.open(
-            folder / "book.sqlite", network=self.network, ledger_key=self.keys["ledger"],
-            views=folder / "views.sqlite" if views else None, synchronous=synchronous,
+            folder / "book.sqlite", network=self.network, operator=self.operator, ledger_key=self.keys["ledger"],
+            views=folder / "views.sqlite" if views else None, held=held, synchronous=synchronous,
         )  # fmt: skip
 
     def work(self, book: Book, requests: int, *, start: int = 1) -> None:
@@ -229,7 +234,7 @@ class Judge:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.state = State(scene.network, scene.vkey)
+        self.state = State(scene.network, scene.vkey, scene.operator)
 
     def write(self, *commands: VerifiedCommand, now_ms: int | None = None) -> list[Entry]:
         return [self._write(asked, now_ms) for asked in commands]

@@ -60,7 +60,47 @@ def test_replay_of_a_changed_book_names_the_entry_and_exits_3(home: Path, capsys
 
 def test_replay_of_a_copy_without_a_key_says_that_it_is_not_anchored(home: Path, capsys) -> None:
     assert run(["ledger", "replay", "--book", str(home / "book.sqlite")]) == 0
-    assert "not anchored" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "not anchored" in out
+    assert "no live views compared: none were given" in out
+
+
+def test_replay_of_a_copy_without_the_operators_key_says_that_the_operator_is_not_anchored(
+    home: Path, scene, capsys
+) -> None:
+    copy = ["ledger", "replay", "--book", str(home / "book.sqlite"), "--key", scene.vkey]
+    assert run(copy) == 0
+    out = capsys.readouterr().out
+    assert "the operator is not anchored" in out
+    assert "give --operator" in out
+    assert run([*copy, "--operator", scene.operator]) == 0
+    assert "by the key you trust" in capsys.readouterr().out
+
+
+def test_replay_of_a_copy_against_another_operator_exits_3(home: Path, scene, capsys) -> None:
+    from sawyer.identity.keys import Key
+
+    other = Key.from_raw(bytes([77]) * 32, "O").id
+    copy = ["--book", str(home / "book.sqlite"), "--key", scene.vkey]
+    assert run(["ledger", "replay", *copy, "--operator", other]) == 3
+    assert f"expected the pinned {other}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("operator", ["nonsense", "U" + "A" * 55, "of a router"])
+def test_operator_key_that_is_none_exits_2(home: Path, scene, operator: str, capsys) -> None:
+    key = scene.keys["router"].id if operator == "of a router" else operator
+    assert run(["ledger", "replay", "--home", str(home), "--operator", key]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_checkpoint_file_that_is_none_exits_2_before_anything_is_said_of_the_book(
+    home: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "held").write_text("garbage")
+    assert run(["ledger", "replay", "--home", str(home), "--checkpoint", str(tmp_path / "held")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the checkpoint to hold the book against" in captured.err
 
 
 def test_replay_of_a_copy_against_another_key_exits_3(home: Path, scene, capsys) -> None:

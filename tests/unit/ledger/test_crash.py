@@ -62,7 +62,7 @@ class FailingStore(Store):
 
 
 def _open(store: Store, scene, views: Views | None = None) -> Book:
-    return Book(store, network=scene.network, ledger_key=scene.keys["ledger"], views=views)
+    return Book(store, network=scene.network, operator=scene.operator, ledger_key=scene.keys["ledger"], views=views)
 
 
 def test_full_disk_refuses_the_batch_whole_and_memory_forgets_it(scene, tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_views_that_cannot_be_written_lag_and_are_made_good(scene, tmp_path: Pat
     book = _open(Store.sqlite(tmp_path / "book.sqlite", "NORMAL"), scene, views)
     book.commit(scene.opening(), scene.now_ms)
     with views.datastore.transaction(commit=True) as cursor:
-        cursor.execute("ALTER TABLE view_rows RENAME TO hidden")
+        cursor.execute("CREATE TRIGGER full BEFORE INSERT ON view_rows BEGIN SELECT RAISE(ABORT, 'full'); END")
     (reply,) = book.commit([scene.reserve(scene.order())], scene.now_ms)
     assert reply.error is None
     assert "the views lag behind the book" in caplog.text
     with views.datastore.transaction(commit=True) as cursor:
-        cursor.execute("ALTER TABLE hidden RENAME TO view_rows")
+        cursor.execute("DROP TRIGGER full")
     book.commit([scene.void(scene.order())], scene.now_ms)
     report = replay(SQLiteSource(tmp_path / "book.sqlite"), key=scene.vkey, views=tmp_path / "views.sqlite")
     book.close()

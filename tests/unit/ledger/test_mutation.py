@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ class Rows:
     def size_rows(self) -> int:
         return len(self._rows)
 
-    def rows(self) -> Iterator[StoredRow]:
-        return iter(self._rows)
+    def rows(self) -> Generator[StoredRow, None, None]:
+        yield from self._rows
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from sawyer.errors import RefusedError
 from sawyer.ledger.audit import Accounts
 from sawyer.ledger.commands import VerifiedCommand
 from sawyer.ledger.decide import decide
-from sawyer.ledger.postings import postings
 from sawyer.projections.balances import BucketRow
 from sawyer.schemas.events import InferenceRequested
 from sawyer.schemas.signed import Signed
@@ -56,11 +55,8 @@ class Network(RuleBasedStateMachine):
             return False
         if decision.repeated:
             return False
-        before = {grant: (row.paid_uusd, row.earned_uusd) for grant, row in state.payouts.earnings.items()}
         (entry,) = self.judge.write(asked)
-        after = state.payouts.earnings
-        earned = {grant: after[grant].earned_uusd - old for grant, (_, old) in before.items()}
-        self.accounts.post(entry, postings(entry, {grant: amount for grant, amount in earned.items() if amount}))
+        self.accounts.post(entry)
         self.said.append(asked)
         self.written[asked.kind] += 1
         return True

@@ -11,16 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sawyer import durable
 from sawyer.errors import RefusedError, RequestConflict, VerificationError
 from sawyer.identity.envelope import check_signed
 from sawyer.identity.keys import Key
 from sawyer.ids import NetworkId, NodeId, RequestId
+from sawyer.ledger.merkle import leaf_hash
 from sawyer.node import receipts
 from sawyer.node.receipts import Block, ReceiptLog
-from sawyer.router.metering import Meter, leaf_of, runs
+from sawyer.router.metering import Meter, runs
 from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
+from sawyer.schemas.tensors import block_leaf
 
 NODE = NodeId("node-a")
 MODEL = "austen"
@@ -35,12 +38,8 @@ def request(number: int) -> RequestId:
 
 
 def block(layer: int, expert: int, rows: int = 1) -> Block:
-    """A block whose digests name it."""
-    return Block(layer, expert, rows, _digest(f"in {layer} {expert}"), _digest(f"out {layer} {expert}"))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    """A block whose leaf names it."""
+    return Block(layer, expert, rows, leaf_hash(f"{layer} {expert}".encode()))
 
 
 def finish(*used: tuple[int, int], of: RequestId = REQUEST) -> Finish:
@@ -174,7 +173,7 @@ def test_state_is_on_disk_before_the_receipt_is_out(new_log: NewLog, monkeypatch
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(receipts.os, "fsync", fail)
+        patch.setattr(durable.os, "fsync", fail)
         with pytest.raises(OSError, match="disk full"):
             log.finish(finish((1, 1)), MANIFEST)
     assert receipt_of(log, finish((1, 1))).counter == 1
@@ -258,9 +257,9 @@ def test_root_and_rows_are_those_of_the_routers_meter(
         blocks, leaves = [], []
         for expert, rows in sorted(answer):
             inputs, output = (random.standard_normal((rows, 4)).astype(np.float16) for _ in range(2))
-            digests = (hashlib.sha256(each.tobytes()).digest() for each in (inputs, output))
-            blocks.append(Block(sequence, expert, rows, *digests))
-            leaves.append(leaf_of(sequence, expert, inputs, output))
+            leaf = leaf_hash(block_leaf(sequence, expert, inputs, output))
+            blocks.append(Block(sequence, expert, rows, leaf))
+            leaves.append(leaf)
         log.note(REQUEST, MANIFEST, sequence, tuple(blocks))
         if sequence in used:
             kept.append((sequence, tuple(leaves), sum(rows for _, rows in answer)))

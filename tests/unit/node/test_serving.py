@@ -16,11 +16,12 @@ from sawyer.bus.protocol import Message
 from sawyer.errors import Busy, MalformedMessage, NoAnswer, NobodyServes, SawyerError, UnknownExpert, WrongManifest
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.ledger.merkle import leaf_hash
 from sawyer.node import serving
 from sawyer.node.health import Health
 from sawyer.node.receipts import ReceiptLog
 from sawyer.node.serving import ServedModel, Serving
-from sawyer.router.metering import Meter, leaf_of
+from sawyer.router.metering import Meter
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Rows
 
@@ -248,7 +249,8 @@ async def test_stop_answers_what_waits_and_takes_no_more(node: Node) -> None:
     taken = [asyncio.create_task(node.answer(request_of(sequence=number))) for number in (1, 2, 3)]
     await node.until_busy()
     stopping = asyncio.create_task(node.serving.stop())
-    await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
     with pytest.raises(NobodyServes):
         await node.answer(request_of(sequence=4))
     node.pool.gate.set()
@@ -276,7 +278,7 @@ async def test_receipt_over_the_answers_is_the_one_the_router_expects(node: Node
         answer = await node.answer(asked)
         assert isinstance(answer, ActivationReply)
         leaves = [
-            leaf_of(LAYER, expert, asked.rows[indices], block)
+            leaf_hash(tensors.block_leaf(LAYER, expert, asked.rows[indices], block))
             for (expert, indices), (_, block) in zip(asked.work, answer.blocks, strict=True)
         ]
         meter.used(NODE, asked.sequence, tuple(leaves), sum(len(block) for _, block in answer.blocks))

@@ -10,7 +10,7 @@ import pytest
 from sawyer.projections.audit_chain import AuditChain
 from sawyer.projections.balances import Balances
 from sawyer.projections.entries import Entries
-from sawyer.projections.fold import Entry, Fold, content_of, digest_of
+from sawyer.projections.fold import ROWS_VERSION, Entry, Fold, content_of, digest_of
 from sawyer.projections.nodes import Nodes
 from sawyer.projections.payouts import Payouts
 from sawyer.projections.registry import Registry
@@ -125,6 +125,17 @@ def test_registry_keeps_every_manifest_and_sheet_and_knows_the_newest(story: lis
     assert {manifest for _, manifest in fold.manifests} == {"ab" * 32, "99" * 32}
 
 
+def test_sheet_says_when_a_newer_one_replaced_it(story: list[Entry]) -> None:
+    fold = Registry()
+    told(fold, story)
+    (first,) = [key.removeprefix("sheet:") for key in fold.rows if key.startswith("sheet:")]
+    newer = fold.pricing.model_copy(update={"sheet": "newer"})
+    assert fold.superseded_ms(first) == 0
+    changed = fold.apply(entry_of(10, newer, KIND_OF[type(newer)], Decided()))
+    assert f"sheet:{first}" in changed
+    assert (fold.superseded_ms(first), fold.superseded_ms("00" * 32)) == (10, 0)
+
+
 @pytest.mark.parametrize("at", range(6), ids=lambda at: folds()[at].name)
 def test_fold_run_twice_gives_the_same_bytes(at: int, story: list[Entry]) -> None:
     one, two = folds()[at], folds()[at]
@@ -171,6 +182,17 @@ def test_stored_rows_are_canonical_and_hold_no_null_and_no_float(at: int, story:
 def test_digest_tells_lists_of_rows_apart_that_join_to_the_same_text() -> None:
     assert digest_of([("a", b"bc")]) != digest_of([("ab", b"c")])
     assert digest_of([("a", b""), ("b", b"")]) != digest_of([("a", b"1:b0:")])
+
+
+def test_version_of_the_rows_is_raised_with_every_change_of_them(story: list[Entry]) -> None:
+    """The rows of the story, fixed for one version. Where it fails: raise ROWS_VERSION, and fix the new digest."""
+    made = folds()
+    for fold in made:
+        told(fold, story)
+    digests = [(fold.name, fold.digest().encode()) for fold in made]
+    assert {ROWS_VERSION: digest_of(sorted(digests))} == {
+        2: "5119ca098d4c2c0354bdf91fbcd7beb56e97be23fc6cd7411e94616ca5d29b45"
+    }
 
 
 def test_content_tells_kinds_apart() -> None:

@@ -21,7 +21,7 @@ from sawyer.errors import (
 )
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
-from sawyer.router.admission import HOLD_MS, admit, check_order
+from sawyer.router.admission import HOLD_MS, MAX_CHARS_A_TOKEN, admit, check_order
 from sawyer.schemas.base import Strict
 from sawyer.schemas.events import REQUEST_KIND, InferenceRequested, PricingPublished
 from sawyer.schemas.messages import GenerateParams, InferRequest, NetworkReply
@@ -53,7 +53,7 @@ def network(event_examples: dict[str, Strict]) -> NetworkReply:
     return NetworkReply(
         network=NETWORK, ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
         models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"], size=5,
-        entries_root="00" * 32,
+        checkpoint="a signed note",
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_admitted_request_asks_to_hold_the_most_it_can_cost(build: Build, networ
     assert admitted.input_tokens == 8
     held = admitted.reservation
     assert (held.tokens, held.input_tokens, held.expires_ms) == (8 + 3, 8, NOW_MS + HOLD_MS)
-    assert (held.request, held.network) == (request.order, NETWORK)
+    assert (held.request, held.network, held.manifest) == (request.order, NETWORK, network.models[0].manifest)
 
 
 @pytest.mark.parametrize(("prompt", "billed"), [("^Emma^", 4), ("^", 1), ("^^^", 1), ("E", 1)])
@@ -158,6 +158,22 @@ def test_special_tokens_enter_the_model_and_are_not_billed(
 def test_empty_prompt_is_refused(build: Build, network: NetworkReply) -> None:
     with pytest.raises(PromptEmpty):
         admit(build(GenerateParams(prompt="", max_tokens=3)), network, TOKENIZER, LAYOUT, NOW_MS)
+
+
+def test_prompt_without_a_token_is_refused(build: Build, network: NetworkReply) -> None:
+    silent: Any = SimpleNamespace(special=frozenset(), encode=lambda text: [])
+    with pytest.raises(PromptEmpty):
+        admit(build(), network, silent, LAYOUT, NOW_MS)
+
+
+def test_prompt_that_can_never_fit_is_refused_before_it_is_tokenized(build: Build, network: NetworkReply) -> None:
+    def encode(text: str) -> list[int]:
+        raise AssertionError("work for nothing")
+
+    eager: Any = SimpleNamespace(special=frozenset(), encode=encode)
+    huge = GenerateParams(prompt="x" * (MAX_CHARS_A_TOKEN * CONTEXT + 1), max_tokens=1)
+    with pytest.raises(PromptTooLong):
+        admit(build(huge), network, eager, LAYOUT, NOW_MS)
 
 
 def test_prompt_and_answer_must_fit_the_context(build: Build, network: NetworkReply) -> None:

@@ -51,7 +51,7 @@ def replies(keys: dict[str, Key], event_examples: dict[str, Strict], tools: Any)
     founded: Any = event_examples["network.founded.v1"]
     network = NetworkReply(
         network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
-        models=(event_examples["model.published.v1"],), size=5, entries_root="00" * 32,
+        models=(event_examples["model.published.v1"],), size=5, checkpoint="a signed note",
     )  # fmt: skip
     nodes = tuple(tools.registered(node, keys[node].id) for node in ("node-a", "node-b"))
     return network, MembersReply(nodes=nodes, routers=(), seq=5)
@@ -164,33 +164,60 @@ async def test_replayed_beat_does_not_bring_an_old_word_back(
     assert chosen(directory, 0) is None
 
 
-async def test_newcomer_that_registers_later_is_found(
-    office: Office, directory: Directory, keys: dict[str, Key], tools: Any, fence: Callable[[], Awaitable[None]]
-) -> None:
+@pytest.fixture
+async def called(office: Office, directory: Directory) -> asyncio.Event:
+    """Set when the directory calls the roll again."""
+    heard = asyncio.Event()
+    await office.bus.subscribe(subjects.roll_call(), lambda _: heard.set())
+    return heard
+
+
+async def test_newcomer_that_registers_later_is_met_and_called(
+    office: Office, directory: Directory, keys: dict[str, Key], tools: Any, fence: Callable[[], Awaitable[None]],
+    called: asyncio.Event,
+) -> None:  # fmt: skip
     newcomer = tools.heartbeat("node-c", (0,))
     await office.beat(newcomer, keys["alice"])
     await fence()
-    assert chosen(directory, 0) is None
+    assert (chosen(directory, 0), called.is_set()) == (None, False)
     nodes = (*office.members.nodes, tools.registered("node-c", keys["alice"].id))
     office.members = office.members.model_copy(update={"nodes": nodes})
+    await office.beat(newcomer, keys["alice"])
+    await asyncio.wait_for(called.wait(), PATIENCE_S)
     await office.beat(newcomer, keys["alice"])
     await fence()
     assert chosen(directory, 0) == "node-c"
 
 
-async def test_bookkeeper_that_is_away_costs_a_beat_and_not_the_directory(
+async def test_bookkeeper_that_is_away_delays_a_newcomer_and_nobody_else(
+    office: Office, directory: Directory, keys: dict[str, Key], tools: Any, fence: Callable[[], Awaitable[None]],
+    called: asyncio.Event, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    newcomer = tools.heartbeat("node-c", (0,))
+    nodes = (*office.members.nodes, tools.registered("node-c", keys["alice"].id))
+    office.members = office.members.model_copy(update={"nodes": nodes})
+    await office.service.stop()
+    await office.beat(newcomer, keys["alice"])
+    await fence()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert "cannot learn who is a member" in caplog.text
+    assert chosen(directory, 5) == "node-b", "a member's beat counts all the while"
+    await office.service.start()
+    await office.beat(newcomer, keys["alice"])
+    await asyncio.wait_for(called.wait(), PATIENCE_S)
+    await office.beat(newcomer, keys["alice"])
+    await fence()
+    assert chosen(directory, 0) == "node-c"
+
+
+async def test_oversized_beat_is_not_even_read(
     office: Office, directory: Directory, keys: dict[str, Key], tools: Any, fence: Callable[[], Awaitable[None]]
 ) -> None:
-    await fence()
-    directory.placement.nodes.pop(NodeId("node-a"))
-    await office.service.stop()
-    await office.beat(tools.heartbeat("node-a", (0,), beat=1), keys["node-a"])
+    huge = tools.heartbeat("node-a", range(module.MAX_HEARTBEAT_BYTES // 2))
+    await office.beat(huge, keys["node-a"])
     await fence()
     assert chosen(directory, 0) is None
-    await office.service.start()
-    await office.beat(tools.heartbeat("node-a", (0,), beat=2), keys["node-a"])
-    await fence()
-    assert chosen(directory, 0) == "node-a"
 
 
 async def test_router_with_other_weights_or_another_model_does_not_start(office: Office) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sawyer.errors import Busy, ExpertUnavailable, UnknownExpert
+from sawyer.errors import Busy, ExpertUnavailable, ServerUnreachable, UnknownExpert
 from sawyer.router import dispatch, placement
 from sawyer.router.dispatch import ExpertRows
 from sawyer.schemas import tensors
@@ -359,11 +359,46 @@ async def test_layer_without_any_answer_ends_at_its_timeout(
     assert error.value.experts == ((LAYER, 0), (LAYER, 1))
 
 
-async def test_lost_connection_fails_the_layer_at_once(world: Any) -> None:
+async def test_connection_that_was_lost_and_is_back_sends_again_and_blames_nobody(
+    world: Any, tools: Any, expect_exact: Callable[..., None]
+) -> None:
+    asked = asyncio.Event()
+
+    def answers_the_second(request: ActivationRequest) -> bytes | None:
+        asked.set()
+        return None if request.sequence == 1 else bytes(tools.honest(request))
+
+    node = await world.add("node-a", answers_the_second, first=(0, 1))
+    running = asyncio.create_task(world.layer(HIDDEN_STATES, WORK))
+    await asyncio.wait_for(asked.wait(), PATIENCE_S)
+    world.gatherer._lose_all()
+    blocks, _ = await asyncio.wait_for(running, PATIENCE_S)
+    expect_exact(blocks)
+    assert (node.state.failures, node.state.gone, world.scope.takeovers) == (0, False, {})
+    assert world.rows_of() == {"node-a": 5}
+    assert world.scope.meter.finish("node-a").used == ((2, 2),)
+
+
+async def test_connection_that_is_gone_fails_the_layer_at_once(world: Any) -> None:
     asked = asyncio.Event()
     await world.add("node-a", lambda request: asked.set(), first=(0, 1))
     running = asyncio.create_task(world.layer(HIDDEN_STATES, WORK))
     await asyncio.wait_for(asked.wait(), PATIENCE_S)
     await world.router.close()
-    with pytest.raises(ExpertUnavailable, match="connection lost"):
+    with pytest.raises(ServerUnreachable):
         await asyncio.wait_for(running, PATIENCE_S)
+
+
+async def test_unit_without_a_replica_is_offered_to_a_node_that_appears(
+    world: Any, quick: None, expect_exact: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only node is silent past its deadline, its answer may still come; meanwhile another joins."""
+    monkeypatch.setattr(dispatch, "LOOK_AGAIN_S", 0.01)
+    asked = asyncio.Event()
+    await world.add("node-a", lambda request: asked.set(), first=(0, 1))
+    running = asyncio.create_task(world.layer(HIDDEN_STATES, WORK))
+    await asyncio.wait_for(asked.wait(), PATIENCE_S)
+    await world.add("node-b", first=(0, 1))
+    blocks, _ = await asyncio.wait_for(running, PATIENCE_S)
+    expect_exact(blocks)
+    assert world.rows_of() == {"node-b": 5}

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.merkle import leaf_hash, tree_root
-from sawyer.router.metering import Meter, leaf_of, runs
+from sawyer.router.metering import Meter, runs
 from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, NodeRows, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
@@ -130,23 +129,3 @@ def test_unreceipted_lists_the_rows_of_every_node_without_a_receipt(meter: Meter
     assert meter.unreceipted([]) == both
     assert meter.unreceipted([NODE]) == both[1:]
     assert meter.unreceipted([NODE, NodeId("node-b")]) == ()
-
-
-def test_leaf_tells_every_part_of_a_block_apart() -> None:
-    inputs, output = np.ones((2, 4), np.float16), np.full((2, 4), 3, np.float16)
-    leaves = [
-        leaf_of(0, 1, inputs, output),
-        leaf_of(1, 1, inputs, output),
-        leaf_of(0, 2, inputs, output),
-        leaf_of(0, 1, output, inputs),
-        leaf_of(0, 1, inputs, output.astype(np.float32)),
-        leaf_of(0, 1, inputs[:1], output),
-        leaf_of(0, 1, inputs, output[:1]),
-    ]
-    assert len(set(leaves)) == len(leaves)
-
-
-def test_leaf_does_not_depend_on_how_rows_lie_in_memory() -> None:
-    block = np.arange(24, dtype=np.float16).reshape(4, 6)
-    assert leaf_of(0, 0, block, np.asfortranarray(block)) == leaf_of(0, 0, np.asfortranarray(block), block)
-    assert leaf_of(0, 0, block[::2], block) == leaf_of(0, 0, block[::2].copy(), block)

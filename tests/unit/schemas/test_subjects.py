@@ -29,6 +29,7 @@ BUILT = {
 WILDCARDS = {
     "experts_of": (subjects.experts_of(NODE, MODEL), "expert"),
     "all_heartbeats": (subjects.all_heartbeats(), "heartbeat"),
+    "all_cancels": (subjects.all_cancels(), "cancel"),
     "all_ledger": (subjects.all_ledger(), "ledger"),
 }
 TAKES_A_NAME: list[Callable[[str], str]] = [

@@ -168,7 +168,8 @@ def test_split_limit_is_one_row_where_even_one_does_not_fit() -> None:
 
 
 def test_block_leaf_is_three_little_endian_words_and_two_digests() -> None:
-    one, two = hashlib.sha256(b"in").digest(), hashlib.sha256(b"out").digest()
-    leaf = tensors.block_leaf(layer=1, expert=2, rows=3, input_digest=one, output_digest=two)
-    assert leaf == struct.pack("<III", 1, 2, 3) + one + two
+    inputs, output = np.arange(12, dtype="<f2").reshape(3, 4), np.ones((3, 4), "<f2")
+    leaf = tensors.block_leaf(1, 2, inputs, output)
+    digests = [hashlib.sha256(rows.tobytes()).digest() for rows in (inputs, output)]
+    assert leaf == struct.pack("<III", 1, 2, 3) + b"".join(digests)
     assert leaf[:12].hex() == "010000000200000003000000"

@@ -1,0 +1,85 @@
+"""Small files that must survive a power cut: whole or not at all, mode 0600. Owns how they are written, not what.
+
+A rename is durable only once the folder is synced; a draft has a name of its own, so two writers never share one.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+_UNNAMED = getattr(os, "O_TMPFILE", 0)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Set the file to `content`; its folder is made (0700) if missing. Raises OSError; then the old file stands."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
+    try:
+        _fill(descriptor, content)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def create(path: Path, content: bytes) -> None:
+    """Make the file; its folder is made (0700) if missing. Raises FileExistsError if there is one: of two processes one
+    wins. On Linux the draft has no name, so that a crash leaves no secret behind."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not _link_unnamed(path, content):
+        _link_draft(path, content)
+    _sync_folder(path.parent)
+
+
+def _link_unnamed(path: Path, content: bytes) -> bool:
+    """False where the system or the file system has no unnamed files."""
+    if not _UNNAMED:
+        return False
+    try:
+        descriptor = os.open(path.parent, _UNNAMED | os.O_RDWR, 0o600)
+    except OSError:
+        return False
+    try:
+        _write(descriptor, content)
+        # naming a folder descriptor makes Python call linkat, which follows this link; link(2) does not
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+    except FileNotFoundError:  # no /proc here
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _link_draft(path: Path, content: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
+    try:
+        _fill(descriptor, content)
+        os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    try:
+        _write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

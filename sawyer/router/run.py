@@ -1,0 +1,122 @@
+"""One admitted request: tokens are held, and whatever happens now ends in one posted or voided reservation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import perf_counter
+from typing import Final
+
+from sawyer.bus.protocol import Bus
+from sawyer.errors import AlreadyCompleted, SawyerError
+from sawyer.router.admission import HOLD_MS, Admitted
+from sawyer.router.billing import Biller, Work
+from sawyer.router.dispatch import Dispatcher, RequestScope
+from sawyer.router.generation import Engine, Generation, TokenStep
+from sawyer.router.metering import Meter
+from sawyer.router.stream import AnswerStream, Event
+from sawyer.schemas.messages import Accepted, Delta, Done, ErrorBody, Failed, InferRequest, Trace
+
+POST_BEFORE_S: Final = HOLD_MS / 1000 - 60
+"""A generation ends this long after its hold began: a minute is left to post it before the hold expires."""
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """Generates, streams, and has the work booked."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        engine: Engine,
+        dispatcher: Dispatcher,
+        biller: Biller,
+        request: InferRequest,
+        admitted: Admitted,
+        stream: AnswerStream,
+    ) -> None:
+        self._bus = bus
+        self._biller = biller
+        self._request = request
+        self._admitted = admitted
+        self._stream = stream
+        self._scope = RequestScope(stream.request, Meter(stream.request, dispatcher.model))
+        self._generation = Generation(engine, dispatcher, self._scope, request.params)
+
+    def cancel(self) -> None:
+        """End after the token that is under way; what was delivered is billed."""
+        self._generation.cancelled = True
+
+    async def to_the_end(self, router: str) -> None:
+        """Returns when the last event is out. Cancelled from outside, it gives the hold back first."""
+        expiry = asyncio.get_running_loop().call_later(POST_BEFORE_S, self._expire)
+        try:
+            await self._accept(router)
+            work = await self._generate()
+            usage = await self._biller.post(self._request.order, self._admitted, self._scope, work)
+            await self._send(Done(n=self._stream.next_n, finish=work.finish, usage=usage))
+        except SawyerError as error:
+            await self._fail(error)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._fail(SawyerError("the router was stopped")))
+            raise
+        except Exception as error:
+            log.exception("request %s failed", self._stream.request)
+            await self._fail(SawyerError(f"the router failed ({type(error).__name__}); its log has more"))
+        finally:
+            expiry.cancel()
+
+    async def _accept(self, router: str) -> None:
+        admitted = self._admitted
+        await self._send(
+            Accepted(
+                n=self._stream.next_n,
+                router=router,
+                input_tokens=admitted.input_tokens,
+                held_tokens=admitted.reservation.tokens,
+            )
+        )
+
+    async def _generate(self) -> Work:
+        started = perf_counter()
+        first_s = started
+        count = 0
+        step: TokenStep | None = None
+        async for step in self._generation.tokens(self._admitted.ids):
+            first_s = perf_counter() if count == 0 else first_s
+            count += 1
+            await self._send_step(step)
+        assert step is not None
+        assert step.finish is not None
+        return Work(
+            finish=step.finish,
+            output_tokens=count - (step.finish == "stop"),
+            fed_tokens=len(self._admitted.ids) + count - 1,
+            prefill_us=int((first_s - started) * 1e6),
+            decode_us=int((perf_counter() - first_s) * 1e6),
+        )
+
+    async def _send_step(self, step: TokenStep) -> None:
+        if self._request.trace:
+            for layer, calls in step.calls:
+                await self._send(Trace(n=self._stream.next_n, step=step.step, layer=layer, calls=calls))
+        ids = () if step.finish == "stop" else (step.token,)
+        await self._send(Delta(n=self._stream.next_n, text=step.text, ids=ids))
+
+    async def _fail(self, error: SawyerError) -> None:
+        """Void the hold and say why. If the post had arrived after all, say that; if nobody can be reached, the hold
+        expires by itself."""
+        try:
+            await self._biller.void(self._request.order.body, self._scope, error.code)
+        except AlreadyCompleted as completed:
+            error = completed
+        except SawyerError as problem:
+            log.warning("request %s: the hold was not voided and will expire: %s", self._stream.request, problem)
+        await self._send(Failed(n=self._stream.next_n, error=ErrorBody.of(error)))
+
+    async def _send(self, event: Event) -> None:
+        await self._stream.send(self._bus, event)
+
+    def _expire(self) -> None:
+        self._generation.expired = True

@@ -1,0 +1,72 @@
+"""Founding against a bookkeeper that keeps another network than the pinned one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sawyer.bus.memory import MemoryBus, MemoryNetwork
+from sawyer.bus.protocol import Message
+from sawyer.bus.service import Service
+from sawyer.cli.founding import Founder, pinned_network
+from sawyer.clock import ManualClock
+from sawyer.errors import SawyerError, VerificationError
+from sawyer.identity.keys import Key, encode_public
+from sawyer.ledger.checkpoint import vkey_of
+from sawyer.schemas import subjects
+from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError
+from sawyer.settings import Home, Pin
+
+OTHERS = Key.from_raw(bytes([77]) * 32)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def pin(home: Home) -> Pin:
+    return pinned_network(home)
+
+
+@pytest.fixture
+def told(pin: Pin) -> dict[str, str]:
+    """What the bookkeeper says of its network: the pinned one, unless a test changes it."""
+    return {"network": pin.network, "ledger_vkey": pin.ledger_vkey, "operator": pin.operator}
+
+
+@pytest.fixture
+async def founder(home: Home, pin: Pin, told: dict[str, str], clock: ManualClock) -> AsyncIterator[Founder]:
+    memory = MemoryNetwork()
+
+    async def answer(message: Message) -> bytes:
+        return NetworkReply(**told, mode="test", models=(), size=1, checkpoint="").canonical()  # type: ignore[arg-type]
+
+    def refuse(error: SawyerError) -> bytes:
+        return QueryError(error=ErrorBody.of(error)).canonical()
+
+    service = Service(MemoryBus(memory), subjects.query("network"), answer, refuse, limit=8)
+    await service.start()
+    yield Founder(MemoryBus(memory), home, pin, clock)
+    await service.stop()
+
+
+async def test_network_that_is_the_pinned_one_is_taken(founder: Founder, pin: Pin) -> None:
+    assert (await founder.found()).network == pin.network
+
+
+@pytest.mark.parametrize("field", ["network", "ledger_vkey", "operator"])
+async def test_found_network_that_is_not_the_pinned_one_is_refused(
+    founder: Founder, pin: Pin, told: dict[str, str], field: str
+) -> None:
+    told[field] = {
+        "network": "sawyer-net/ffffffff",
+        "ledger_vkey": vkey_of(pin.network, OTHERS),
+        "operator": encode_public("O", OTHERS.public),
+    }[field]
+    with pytest.raises(VerificationError, match="is pinned to") as caught:
+        await founder.found()
+    assert caught.value.hint
