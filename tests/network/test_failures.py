@@ -11,6 +11,7 @@ import pytest
 
 from sawyer.errors import (
     MalformedMessage,
+    NoAnswer,
     NotAuthorised,
     RefusedError,
     SawyerError,
@@ -263,4 +264,87 @@ async def test_generation_waits_for_a_bookkeeper_that_restarts_meanwhile_and_is_
         await restart
         after = await client.balance()
     assert before.available - after.available == stream.usage.billed_tokens
+    assert (await network.audit()).ok
+
+
+# --- connections, cancels and ends ------------------------------------------------------------------------------------
+
+
+async def _raw(url: str, text: bytes) -> None:
+    """Speak to the server without a client library, as an attacker may."""
+    host, port = url.removeprefix("nats://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b'CONNECT {"verbose":false}\r\n' + text + b"PING\r\n")
+    while not (await reader.readline()).startswith(b"PONG"):
+        pass
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"PUB sawyer.v1.node.\xff.heartbeat 0\r\n\r\n",
+        b"PUB sawyer.v1.ledger.\xff 0\r\n\r\n",
+        b"PUB sawyer.v1.expert.node-1.austen-8m.0.\xff 0\r\n\r\n",
+        b"PUB sawyer.v1.cancel.\xff 0\r\n\r\n",
+        b"PUB sawyer.v1.infer.austen-8m \xff\xfe 2\r\n{}\r\n",
+        b"PUB sawyer.v1.query.network reply\x0b 0\r\n\r\n",
+    ],
+)
+async def test_message_on_a_subject_that_is_no_text_deafens_nobody(network, message):
+    await _raw(network.url, message)
+    async with network.client() as client:
+        answer = await client.generate("It was a", model=DEMO_MODEL, max_tokens=4)
+    assert len(answer.ids) == 4
+
+
+async def test_cancel_before_the_generation_starts_is_heard(network):
+    async with network.client() as client:
+        before = await client.balance()
+        async with client.stream("It was a", model=DEMO_MODEL, max_tokens=400) as stream:
+            pass
+        again = await client.generate("It was a", model=DEMO_MODEL, max_tokens=2)
+        after = await client.balance()
+    assert stream.usage is None
+    assert before.available - after.available - after.held <= again.usage.billed_tokens + 3 + 20
+
+
+async def test_client_that_gives_up_cancels_its_request(network, monkeypatch):
+    monkeypatch.setattr("sawyer.client.stream.RESENDS", 0)
+    heard: list[str] = []
+    await network.bus.subscribe(subjects.all_cancels(), lambda message: heard.append(message.subject))
+    async with network.client() as client:
+        stream = client.stream("It was a", model=DEMO_MODEL, max_tokens=400)
+        stream._timeout_s = 0.0
+        async with stream:
+            with pytest.raises(NoAnswer):
+                await stream.result()
+        await network.bus.flush()
+    assert heard == [subjects.cancel(stream.request)]
+
+
+async def test_router_that_loses_its_connection_goes_on_where_it_was(network):
+    async with network.client() as client:
+        whole = await client.generate("It was a", model=DEMO_MODEL, max_tokens=24)
+        async with client.stream("It was a", model=DEMO_MODEL, max_tokens=24) as stream:
+            async for _ in stream:
+                if len(stream.ids) == 6:
+                    network.parts["router-1"].bus._client._transport._io_writer.transport.abort()
+    assert tuple(stream.ids) == whole.ids
+    assert stream.usage.billed_tokens == whole.usage.billed_tokens
+    assert (await network.audit()).ok
+
+
+async def test_router_stopped_in_the_middle_tells_the_client_and_gives_the_hold_back(network, monkeypatch):
+    monkeypatch.setattr("sawyer.router.service.DRAIN_TIMEOUT_S", 0.0)
+    async with network.client() as client:
+        before = await client.balance()
+        async with client.stream("It was a", model=DEMO_MODEL, max_tokens=450) as stream:
+            with pytest.raises(SawyerError, match="stopped"):
+                async for _ in stream:
+                    if len(stream.ids) == 6:
+                        network.parts["router-1"].part.stop()
+        after = await client.balance()
+    assert (after.available, after.held) == (before.available, 0)
     assert (await network.audit()).ok
