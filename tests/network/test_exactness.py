@@ -14,9 +14,7 @@ from sawyer.router.generation import Generation
 from sawyer.router.metering import Meter
 from sawyer.schemas.messages import GenerateParams
 
-PROMPT = (
-    '"My dear Mr. Bennet," said his lady to him one day, "have you heard that Netherfield Park is let at last?" ' * 6
-)
+PROMPT = '"My dear Mr. Bennet," said his lady to him one day, "have you heard that Netherfield is let?" ' * 6
 
 
 @pytest.mark.parametrize(("wide", "tolerance"), [(True, 1e-4), (False, 2e-2)], ids=["float32 wire", "float16 wire"])
@@ -39,14 +37,14 @@ async def test_logits_of_the_distributed_run_equal_one_machine(founded, demo_q4,
             seen.append(logits)
             return int(logits.argmax())
 
-    generation._cache = engine.trunk.new_cache(len(ids) + 3)
+    generation._cache = engine.trunk.new_cache(len(ids) + 4)
     token = await generation._forward(ids, Recorder())
     for _ in range(3):
         token = await generation._forward([token], Recorder())
 
     pairs = [(layer, expert) for layer in demo_q4.layout.moe_layers for expert in range(demo_q4.layout.experts)]
     local = LocalModel(engine.trunk, ExpertPool(demo_q4, pairs, device="cpu"))
-    cache = engine.trunk.new_cache(len(ids) + 3)
+    cache = engine.trunk.new_cache(len(ids) + 4)
     expected = local.prefill(ids, cache)
     for logits in seen:
         assert np.abs(logits - expected).max() <= tolerance

@@ -341,10 +341,12 @@ async def test_router_stopped_in_the_middle_tells_the_client_and_gives_the_hold_
     async with network.client() as client:
         before = await client.balance()
         async with client.stream("It was a", model=DEMO_MODEL, max_tokens=450) as stream:
+            async for _ in stream:
+                if len(stream.ids) == 6:
+                    break
+            network.parts["router-1"].part.stop()
             with pytest.raises(SawyerError, match="stopped"):
-                async for _ in stream:
-                    if len(stream.ids) == 6:
-                        network.parts["router-1"].part.stop()
+                await stream.result()
         after = await client.balance()
     assert (after.available, after.held) == (before.available, 0)
     assert (await network.audit()).ok
