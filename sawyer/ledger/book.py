@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
-from sawyer.errors import BookCorrupt, RefusedError, SawyerError, UnknownAccount, ViewDiffers
+from sawyer.errors import BookCorrupt, RefusedError, SawyerError, UnknownAccount, VerificationError, ViewDiffers
 from sawyer.identity.keys import Key
 from sawyer.ids import AccountId, NetworkId, RequestId
 from sawyer.ledger.chain import check_covers, read_checkpoint, read_next
@@ -72,7 +72,7 @@ class Book:
         self._operator = operator
         self._key = ledger_key
         self._verifier = Verifier.parse(vkey_of(network, ledger_key))
-        self._held = Checkpoint.verify(held, self._verifier) if held is not None else None
+        self._held = _kept(held, self._verifier) if held is not None else None
         self._lock = RLock()
         self._memory: State | None = None
         self._checkpoints, self._note = 0, ""
@@ -94,7 +94,7 @@ class Book:
         """The book in this SQLite file, created if missing, loaded into memory. The chain and the last checkpoint are
         verified, not every signature: that is replay's work. `operator` is the key that founds this network, and no
         other; `held` a checkpoint that was kept: a book that does not reach it, or has another tree there, is refused.
-        Raises BookCorrupt, ViewDiffers, BadSignature (`held` is of another book), SawyerError."""
+        Raises BookCorrupt, ViewDiffers, VerificationError (`held` is of another ledger), SawyerError."""
         store = Store.sqlite(path, synchronous)
         live: Views | None = None
         try:
@@ -347,6 +347,16 @@ def _fold_in(entry: Entry, state: State) -> dict[str, set[str]]:
         return state.apply(entry)
     except (KeyError, ValueError) as error:
         raise BookCorrupt(f"entry {entry.seq} does not follow from those before it: {error}", seq=entry.seq) from error
+
+
+def _kept(note: str, verifier: Verifier) -> Checkpoint:
+    try:
+        return Checkpoint.verify(note, verifier)
+    except VerificationError as error:
+        raise VerificationError(
+            f"the kept checkpoint is not of this ledger: {error.message}",
+            hint="Restore checkpoint.txt. Only if you cannot: delete it, and lose the proof of what the book held.",
+        ) from error
 
 
 def _check_trust(state: State, held: Checkpoint | None) -> None:

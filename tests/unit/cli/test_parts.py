@@ -1,0 +1,47 @@
+"""What `sawyer bookkeeper` opens its book with. Nothing here needs a server: the book is opened first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sawyer.cli.app import run
+from sawyer.cli.founding import pinned_network
+from sawyer.errors import Busy
+from sawyer.settings import ENV_DURABILITY, Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    pinned_network(made)
+    return made
+
+
+def test_bookkeeper_with_an_unknown_durability_exits_2_and_makes_no_book(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(ENV_DURABILITY, "SOMETIMES")
+    assert run(["bookkeeper", "--home", str(home.path)]) == 2
+    assert "Write FULL or NORMAL" in capsys.readouterr().err
+    assert not home.book.exists()
+
+
+def test_bookkeeper_opens_its_book_with_pin_kept_checkpoint_and_durability(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def opened(path: Path, **options: Any) -> None:
+        asked.update(options, path=path)
+        raise Busy("seen enough")
+
+    monkeypatch.setattr("sawyer.ledger.book.Book.open", opened)
+    monkeypatch.setenv(ENV_DURABILITY, "NORMAL")
+    home.keep_checkpoint("a note\n")
+    assert run(["bookkeeper", "--home", str(home.path)]) == Busy.exit_code
+    pin = home.pin()
+    assert (asked["path"], asked["network"], asked["operator"]) == (home.book, pin.network, pin.operator)
+    assert (asked["held"], asked["synchronous"]) == ("a note\n", "NORMAL")
