@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
-from sawyer.errors import SawyerError, from_code
+from sawyer.errors import SawyerError, UnknownModel, WrongManifest, from_code
 from sawyer.schemas.base import Count, Hex32, Network, Positive, PublicKey, Sha256, Slug, Strict, Text, TimeMs
 from sawyer.schemas.events import (
     Decided,
@@ -24,7 +24,6 @@ from sawyer.schemas.events import (
 from sawyer.schemas.signed import Kind, Signature, Signed
 
 MAX_PROMPT_CHARS: Final = 1_000_000
-MAX_STREAM_MESSAGES: Final = 1_000_000
 
 
 class ErrorBody(Strict):
@@ -280,6 +279,17 @@ class NetworkReply(Strict):
     pricing: PricingPublished | None = None
     size: Count
     checkpoint: Text
+
+    def check_published(self, model: str, manifest: str) -> None:
+        """Raises UnknownModel or WrongManifest unless the network publishes exactly these weights under this name."""
+        for published in self.models:
+            if published.model == model:
+                if published.manifest != manifest:
+                    raise WrongManifest(
+                        f"the network publishes {model} as {published.manifest[:16]}, here is {manifest[:16]}"
+                    )
+                return
+        raise UnknownModel(f"the network publishes no model {model}", hint="Publish it first, or check its name.")
 
 
 class MembersReply(Strict):

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from sawyer.bus.calls import read
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.errors import AlreadyCompleted, NoAnswer, NobodyServes, ServerUnreachable, UnreachableError
+from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UnreachableError
 from sawyer.ids import ModelId, RequestId
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Trace, Usage
@@ -151,8 +151,3 @@ class TextStream:
             with contextlib.suppress(ServerUnreachable):
                 await self._subscription.unsubscribe()
             self._subscription = None
-
-
-def completed_details(error: AlreadyCompleted) -> dict[str, int]:
-    """entry, input_tokens, output_tokens and billed_tokens of a request that was completed before."""
-    return {name: int(value) for name, value in error.details.items() if value.isdecimal()}

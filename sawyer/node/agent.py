@@ -17,7 +17,7 @@ from sawyer.bus.service import Service
 from sawyer.clock import Clock
 from sawyer.engine.experts import ExpertPool
 from sawyer.engine.session import Device, device_name
-from sawyer.errors import SawyerError, UnknownModel, WrongManifest
+from sawyer.errors import SawyerError, UnknownModel
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import HostId, ModelId, NetworkId, NodeId
@@ -92,7 +92,7 @@ class NodeAgent:
         """Raises WrongManifest or UnknownModel before serving anything, if the network publishes other weights."""
         manifest = self._hosting.artifacts.manifest
         network = await ask(self._bus, "network", NetworkReply)
-        check_published(network, ModelId(manifest.model), self._hosting.artifacts.digest)
+        network.check_published(manifest.model, self._hosting.artifacts.digest)
         pool = await asyncio.to_thread(self._load)
         await self._register(NetworkId(network.network), pool)
         served = ServedModel(ModelId(manifest.model), self._hosting.artifacts.digest, manifest.layout.hidden, pool)
@@ -212,18 +212,6 @@ class NodeAgent:
         while self._receipts.open_requests:
             self._finished.clear()
             await self._finished.wait()
-
-
-def check_published(network: NetworkReply, model: ModelId, manifest: str) -> None:
-    """Raises UnknownModel or WrongManifest unless the network publishes exactly these weights under this name."""
-    for published in network.models:
-        if published.model == model:
-            if published.manifest != manifest:
-                raise WrongManifest(
-                    f"the network publishes {model} as {published.manifest[:16]}, here is {manifest[:16]}"
-                )
-            return
-    raise UnknownModel(f"the network publishes no model {model}", hint="Publish it first, or check its name.")
 
 
 def _refuse_finish(error: SawyerError) -> bytes:

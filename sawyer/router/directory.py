@@ -9,7 +9,7 @@ from typing import Final
 
 from sawyer.bus.calls import ask
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.errors import BadSignature, NotCanonical, SawyerError, UnknownModel, WrongManifest
+from sawyer.errors import BadSignature, NotCanonical, SawyerError
 from sawyer.identity.envelope import check_signed
 from sawyer.ids import ModelId, NodeId
 from sawyer.router.placement import Placement
@@ -42,14 +42,7 @@ class Directory:
 
     async def start(self) -> None:
         """Raises UnknownModel or WrongManifest unless the network publishes exactly the weights of this router."""
-        network = await self.refresh()
-        published = {each.model: each.manifest for each in network.models}
-        if self._model not in published:
-            raise UnknownModel(f"the network publishes no model {self._model}")
-        if published[self._model] != self._manifest:
-            raise WrongManifest(
-                f"the network publishes {self._model} as {published[self._model][:16]}, here is {self._manifest[:16]}"
-            )
+        await self.refresh()
         await self._ask_members()
         self._workers = [asyncio.create_task(self._work()), asyncio.create_task(self._meet_strangers())]
         self._subscription = await self._bus.subscribe(subjects.all_heartbeats(), self._enqueue)
@@ -63,9 +56,12 @@ class Directory:
         await asyncio.gather(*self._workers, return_exceptions=True)
 
     async def refresh(self) -> NetworkReply:
-        """Ask for the network's prices and models now."""
-        self.network = await ask(self._bus, "network", NetworkReply)
-        return self.network
+        """Ask for the network's prices and models now. Raises UnknownModel or WrongManifest unless it publishes exactly
+        the weights of this router."""
+        network = await ask(self._bus, "network", NetworkReply)
+        network.check_published(self._model, self._manifest)
+        self.network = network
+        return network
 
     def _enqueue(self, message: Message) -> None:
         if len(message.data) <= MAX_HEARTBEAT_BYTES:
