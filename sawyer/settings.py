@@ -21,13 +21,13 @@ ENV_DURABILITY = "SAWYER_LEDGER_DURABILITY"
 def durability() -> Literal["FULL", "NORMAL"]:
     """How durable a commit of the book is: SAWYER_LEDGER_DURABILITY, by default FULL (on the disk before it is told).
     NORMAL: a power cut may lose the last commits. Raises UsageError for another word."""
-    match os.environ.get(ENV_DURABILITY, "FULL"):
+    match os.environ.get(ENV_DURABILITY, "full").upper():
         case "FULL":
             return "FULL"
         case "NORMAL":
             return "NORMAL"
         case other:
-            raise UsageError(f"{ENV_DURABILITY} is {other!r}", hint="Write FULL or NORMAL, or leave it out.")
+            raise UsageError(f"{ENV_DURABILITY} is {other!r}", hint="Write full or normal, or leave it out.")
 
 
 @dataclass(frozen=True)

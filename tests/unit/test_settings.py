@@ -104,15 +104,15 @@ def test_corrupt_pin_is_named_and_never_overwritten(home: Home, content: bytes) 
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("chosen", ["FULL", "NORMAL"])
+@pytest.mark.parametrize("chosen", ["FULL", "NORMAL", "normal", "full"])
 def test_durability_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
     monkeypatch.delenv(ENV_DURABILITY, raising=False)
     assert durability() == "FULL"
     monkeypatch.setenv(ENV_DURABILITY, chosen)
-    assert durability() == chosen
+    assert durability() == chosen.upper()
 
 
-@pytest.mark.parametrize("chosen", ["", "OFF", "full"])
+@pytest.mark.parametrize("chosen", ["", "OFF", "half"])
 def test_durability_that_is_no_such_word_is_refused(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
     monkeypatch.setenv(ENV_DURABILITY, chosen)
     with pytest.raises(UsageError, match="SAWYER_LEDGER_DURABILITY"):
