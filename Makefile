@@ -1,6 +1,6 @@
 # Five commands. Everything they install stays in .venv, .venv-parity and .venv-lock: nothing else on the machine changes.
 #
-#   make demo ARGS="--tokens 40"     arguments for `sawyer demo`
+#   make demo ARGS="--max-tokens 40"     arguments for `sawyer demo`
 #   make test PYTHON=python3.12      another interpreter (after `make clean`)
 
 PYTHON ?= python3

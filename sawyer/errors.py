@@ -117,7 +117,7 @@ class ViewDiffers(VerificationError):
 
 class ArtifactCorrupt(VerificationError):
     code = "artifact_corrupt"
-    default_hint = "Delete the model folder and split or pull the model again."
+    default_hint = "Delete the model's folder and split the model again (the demo does it by itself)."
 
 
 class CheckpointCorrupt(VerificationError):
@@ -205,7 +205,7 @@ class ExpertUnavailable(SawyerError):
     """`experts` are the (layer, expert) pairs that no replica answered for."""
 
     code = "expert_unavailable"
-    default_hint = "Nothing was billed. Try again when a node that serves these experts is back (sawyer status)."
+    default_hint = "Nothing was billed. Try again when a node that serves these experts is back."
 
     def __init__(
         self,

@@ -16,8 +16,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def argv(program: Sequence[str]) -> list[str]:
-    """The command line that runs this program on a leash held by the calling process."""
-    return [sys.executable, "-m", "sawyer.leash", str(os.getpid()), *program]
+    """The command line that runs this program on a leash held by the calling process. -P: code that lies in the current
+    directory is never run."""
+    return [sys.executable, "-P", "-m", "sawyer.leash", str(os.getpid()), *program]
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ class Child:
         self.name = name
         self._process = process
         self.log = log
+        self._log_start = 0
+        self.patience_s = STOP_TIMEOUT_S
 
     @classmethod
     async def start(cls, name: str, arguments: list[str], log: Path, threads: int = 0) -> Child:
@@ -35,15 +37,18 @@ class Child:
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         with log.open("ab") as output:
+            log_start = output.tell()
             process = await asyncio.create_subprocess_exec(
-                *leash.argv([sys.executable, "-m", "sawyer", *arguments]),
+                *leash.argv([sys.executable, "-P", "-m", "sawyer", *arguments]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=output,
                 env=environment,
                 start_new_session=True,  # Ctrl-C is for us; we end our children in order
             )
-        return cls(name, process, log)
+        child = cls(name, process, log)
+        child._log_start = log_start
+        return child
 
     @property
     def pid(self) -> int:
@@ -64,6 +69,12 @@ class Child:
             ) from error
         raise SawyerError(f"{self.name} ended before it was ready: {self._tail()}", hint=f"The whole log: {self.log}")
 
+    async def died(self) -> str:
+        """Returns when the process has ended: how, and where its log is."""
+        code = await self._process.wait()
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        return f"{self.name} ended {how}; its log: {self.log}"
+
     def kill(self) -> None:
         """SIGKILL: no word of farewell."""
         with contextlib.suppress(ProcessLookupError):
@@ -75,11 +86,12 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+                await asyncio.wait_for(self._process.wait(), self.patience_s)
             except TimeoutError:
                 self.kill()
         await self._process.wait()
 
     def _tail(self) -> str:
-        lines = [each.strip() for each in self.log.read_text(errors="replace").splitlines() if each.strip()]
+        said = self.log.read_bytes()[self._log_start :].decode(errors="replace")
+        lines = [each.strip() for each in said.splitlines() if each.strip()]
         return " / ".join(lines[-TAIL_LINES:]) or "its log is empty"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -40,16 +41,18 @@ class TextPrinter:
     def __init__(self, prompt: str, *, quiet: bool, verbose: bool) -> None:
         self._quiet = quiet
         self._verbose = verbose
-        self._text = prompt
+        self._prompt = self._text = prompt
         self._console = stdout()
-        if not quiet and not verbose:
-            self._console.print(prompt, markup=False, style="bold", end="")
+        self._begun = False
 
     def piece(self, text: str) -> None:
         """The next piece of text."""
         self._text += text
         if self._quiet or self._verbose:
             return
+        if not self._begun:  # a prompt that is refused is not echoed
+            self._console.print(self._prompt, markup=False, style="bold", end="")
+            self._begun = True
         self._console.print(text, markup=False, end="")
         sys.stdout.flush()
 
@@ -58,7 +61,7 @@ class TextPrinter:
         if self._verbose and not self._quiet:
             line()
             line(self._text)
-        elif not self._quiet:
+        elif self._begun:
             line()
 
 
@@ -132,7 +135,9 @@ def show(result: DemoResult, verdict: ReplayReport, as_json: bool, home: Home, w
     )  # fmt: skip
     heading("What an auditor finds")
     show_report(verdict)
-    line(f"\nLook again: {_this_command()} ledger replay --home {home.path}   ({wall_s:.1f} s in all)")
+    line(
+        f"\nLook again: {_this_command()} ledger replay --home {shlex.quote(str(home.path))}   ({wall_s:.1f} s in all)"
+    )
 
 
 def _this_command() -> str:

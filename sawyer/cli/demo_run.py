@@ -27,7 +27,7 @@ from sawyer.cli.models import split_with_progress
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation, TextStream
 from sawyer.clock import SystemClock
-from sawyer.errors import Busy, NoAnswer
+from sawyer.errors import Busy, NoAnswer, SawyerError, UsageError
 from sawyer.identity.keys import load_or_create
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
@@ -38,7 +38,11 @@ from sawyer.settings import Home
 ACCOUNT: Final = "alice"
 ROUTER: Final = "router-1"
 FORMAT: Final = "q4"
+LOW_BUDGET: Final = 10_000
 SEEN_POLLS: Final = 500
+SERVER_POLL_S: Final = 0.1
+BROKEN_PATIENCE_S: Final = 1.0
+"""How long the parts of a network that broke may take to end."""
 SEEN_POLL_S: Final = 0.02
 KILL_AFTER_STEPS: Final = 8
 """--kill waits for the middle of the text: some tokens are out, more are to come."""
@@ -63,10 +67,33 @@ class DemoPlan:
 class Network:
     """The running processes."""
 
-    url: str
+    server: LocalServer
     bookkeeper: Child
     router: Child
     nodes: dict[str, Child] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    async def breaks(self) -> str:
+        """Returns when a part is gone that nothing can stand in for: which, and how. Nodes may die."""
+        parts = [
+            asyncio.create_task(each) for each in (self.router.died(), self.bookkeeper.died(), self._server_died())
+        ]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+        for child in (self.router, self.bookkeeper, *self.nodes.values()):
+            child.patience_s = BROKEN_PATIENCE_S
+        return done.pop().result()
+
+    async def _server_died(self) -> str:
+        while self.server.process.poll() is None:  # noqa: ASYNC110  (no event tells of this process)
+            await asyncio.sleep(SERVER_POLL_S)
+        return f"nats-server ended with exit code {self.server.process.returncode}"
 
 
 def run(home: Home, plan: DemoPlan) -> bool:
@@ -74,6 +101,8 @@ def run(home: Home, plan: DemoPlan) -> bool:
     started = time.perf_counter()
     with _only_one(home):
         result = asyncio.run(_interruptible(_demo(home, plan)))
+        if result is None:
+            raise KeyboardInterrupt
         verdict = demo_report.replay_book(home)
     demo_report.show(result, verdict, plan.as_json, home, time.perf_counter() - started)
     return verdict.ok
@@ -83,16 +112,33 @@ async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
     artifacts = _split_model(home)
     demo_report.announce(plan.nodes, home, artifacts.manifest, quiet=plan.as_json)
     async with _running(home, plan, artifacts) as network:
-        client = AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT)))
-        async with client:
-            before = await client.balance()
-            killed: list[str] = []
-            stream = client.stream(
-                plan.prompt, model=DEMO_MODEL, max_tokens=plan.max_tokens, trace=plan.kill or plan.verbose
+        asking = asyncio.create_task(_ask(network, home, plan))
+        breaking = asyncio.create_task(network.breaks())
+        try:
+            await asyncio.wait({asking, breaking}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                return asking.result()
+            raise SawyerError(
+                f"the network broke: {breaking.result()}",
+                hint="Nothing was billed; tokens that were held come back within 10 minutes of a running bookkeeper.",
             )
-            stream.on_trace = _on_trace(network, plan, killed)
-            answer = await _print_stream(stream, plan)
-            after = await client.balance()
+        finally:
+            breaking.cancel()
+            asking.cancel()
+            await asyncio.gather(asking, breaking, return_exceptions=True)
+
+
+async def _ask(network: Network, home: Home, plan: DemoPlan) -> DemoResult:
+    """The client's part: balance, text, balance."""
+    async with AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT))) as client:
+        before = await client.balance()
+        killed: list[str] = []
+        stream = client.stream(
+            plan.prompt, model=DEMO_MODEL, max_tokens=plan.max_tokens, trace=plan.kill or plan.verbose
+        )
+        stream.on_trace = _on_trace(network, plan, killed)
+        answer = await _print_stream(stream, plan)
+        after = await client.balance()
     return DemoResult(plan.prompt, answer, before.available, after.available, killed)
 
 
@@ -147,7 +193,7 @@ async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIte
         router = await _start(
             stack, home, ROUTER, ["route", DEMO_MODEL, "--name", ROUTER, "--threads", "1", *common], threads=1
         )
-        network = Network(server.url, bookkeeper, router)
+        network = Network(server, bookkeeper, router)
         nodes = contextlib.AsyncExitStack()
         stack.push_async_callback(nodes.aclose)
         for part in range(plan.nodes):
@@ -173,7 +219,7 @@ async def _until_seen(bus: Bus, nodes: int) -> None:
 async def _open_account(url: str, home: Home, founder: Founder, max_tokens: int) -> None:
     async with AsyncClient(url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT))) as client:
         await client.open_account()
-    await founder.top_up(ACCOUNT, at_least=10 * max_tokens)
+    await founder.top_up(ACCOUNT, at_least=min(10 * max_tokens, LOW_BUDGET))
 
 
 async def _start(
@@ -192,21 +238,26 @@ def _split_model(home: Home) -> Artifacts:
     return Artifacts.open(folder)
 
 
-async def _interruptible(main: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """SIGTERM ends the demo like Ctrl-C: every process it started is ended first."""
+async def _interruptible(main: Coroutine[Any, Any, ResultT]) -> ResultT | None:
+    """SIGTERM and a closed terminal end the demo like Ctrl-C: every process it started is ended first. None: it was."""
     task = asyncio.ensure_future(main)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        return None
 
 
 @contextlib.contextmanager
 def _only_one(home: Home) -> Iterator[None]:
     """One network at a time in one home. Raises Busy naming the process that runs there."""
-    home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with home.lock.open("a+") as file:
+    try:
+        home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = home.lock.open("a+")
+    except OSError as error:
+        raise UsageError(f"cannot write in {home.path}: {error.strerror}", hint="Use another --home.") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -93,6 +93,20 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
+def pid_of(home: Path, part: str) -> int:
+    """The process that runs this part of the network in this home."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(str(home) in word for word in words) and any(
+            word == part or word.endswith("/" + part) for word in words[:5]
+        ):
+            return int(folder.name)
+    raise AssertionError(f"no {part} runs in {home}")
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
     """Poll a condition; fail with what was waited for."""
     deadline = time.monotonic() + timeout_s

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
-from .conftest import processes_of, wait_until
+from .conftest import pid_of, processes_of, wait_until
 
 
 def test_demo_prints_text_summary_and_verdict(sawyer, demo_home):
@@ -97,7 +98,35 @@ def _running_demo(started, home):
     return demo
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("part", ["route", "bookkeeper", "nats-server"])
+def test_demo_whose_network_breaks_says_what_died_and_ends_soon(started, tmp_path, part):
+    home = tmp_path / "home"
+    demo = _running_demo(started, home)
+    os.kill(pid_of(home, part), signal.SIGKILL)
+    _, err = demo.communicate(timeout=40)
+    assert demo.returncode == 1
+    assert "the network broke" in err
+    assert "Traceback" not in err
+    assert processes_of(home) == []
+
+
+def test_demo_whose_reader_goes_away_ends_quietly(started, tmp_path):
+    home = tmp_path / "home"
+    demo = _running_demo(started, home)
+    demo.stdout.close()
+    demo.stdout = None
+    _, err = demo.communicate(timeout=40)
+    assert "Traceback" not in err
+    assert processes_of(home) == []
+
+
+def test_home_that_cannot_be_made_is_named(sawyer):
+    done = sawyer("demo", "--home", "/dev/null/home")
+    assert done.code == 2
+    assert "cannot write in /dev/null/home" in done.err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_demo_ends_every_process_it_started(started, tmp_path, how):
     home = tmp_path / "home"
     demo = _running_demo(started, home)
