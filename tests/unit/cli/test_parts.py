@@ -25,7 +25,7 @@ def test_bookkeeper_with_an_unknown_durability_exits_2_and_makes_no_book(
 ) -> None:
     monkeypatch.setenv(ENV_DURABILITY, "SOMETIMES")
     assert run(["bookkeeper", "--home", str(home.path)]) == 2
-    assert "Write FULL or NORMAL" in capsys.readouterr().err
+    assert "Write full or normal" in capsys.readouterr().err
     assert not home.book.exists()
 
 
