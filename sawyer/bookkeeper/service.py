@@ -147,7 +147,8 @@ class Bookkeeper:
             for command in await asyncio.to_thread(self._book.expire, self._clock.now_ms()):
                 await self._ready.put(_Verified(command, ""))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), EXPIRY_EVERY_S)
+                async with asyncio.timeout(EXPIRY_EVERY_S):
+                    await self._stopping.wait()
                 return
 
     async def _reply(self, to: str, reply: LedgerReply) -> None:

@@ -120,6 +120,8 @@ class NatsBus:
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         if len(data) > MAX_PAYLOAD_BYTES:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task is not None else 0
         try:
             reply = await self._client.request(subject, data, timeout=timeout_s)
         except nats.errors.NoRespondersError as error:
@@ -130,6 +132,8 @@ class NatsBus:
             raise _over_server_limit(data) from error
         except nats.errors.Error as error:
             raise ServerUnreachable(f"cannot ask {subject}: {error}") from error
+        if task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError  # came with the answer, and was swallowed by wait_for before Python 3.12
         return reply.data
 
     def new_inbox(self) -> str:

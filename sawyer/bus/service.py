@@ -57,7 +57,8 @@ class Service:
         if self._subscription is not None:
             await self._subscription.drain()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._waiting.join(), patience_s)
+                async with asyncio.timeout(patience_s):
+                    await self._waiting.join()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:

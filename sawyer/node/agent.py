@@ -157,7 +157,8 @@ class NodeAgent:
     async def _beat(self, network: str, serving: Serving) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._called.wait(), HEARTBEAT_EVERY_S)
+                async with asyncio.timeout(HEARTBEAT_EVERY_S):  # not wait_for: before 3.12 it can lose a cancel
+                    await self._called.wait()
             self._called.clear()
             await self._send_heartbeat(network, serving)
             await asyncio.sleep(HEARTBEAT_PAUSE_S)
@@ -205,7 +206,8 @@ class NodeAgent:
         await self._send_heartbeat(network, serving)
         await serving.stop()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._until_settled(), DRAIN_TIMEOUT_S)
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await self._until_settled()
 
     async def _until_settled(self) -> None:
         """Returns when no request waits for this node's receipt."""
