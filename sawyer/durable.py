@@ -23,7 +23,7 @@ def replace(path: Path, content: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def create(path: Path, content: bytes) -> None:
@@ -32,7 +32,7 @@ def create(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not _link_unnamed(path, content):
         _link_draft(path, content)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _link_unnamed(path: Path, content: bytes) -> bool:
@@ -77,7 +77,8 @@ def _write(descriptor: int, content: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """A rename is durable when its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sawyer.durable import sync_folder
 from sawyer.errors import ArtifactCorrupt, Busy, NotCanonical
 from sawyer.model.artifacts import read_verified
 from sawyer.schemas.models import FileDigest
@@ -105,7 +106,7 @@ def write_file(folder: Path, path: str, sections: Sections, wrote: Callable[[int
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
     return FileDigest(path=path, size_bytes=size, sha256=digest.hexdigest())
 
 
@@ -119,12 +120,3 @@ def _with_gaps(sections: Sections) -> Iterator[memoryview]:
             view = memoryview(chunk) if isinstance(chunk, bytes) else np.ascontiguousarray(chunk).data.cast("B")
             position += view.nbytes
             yield view
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
