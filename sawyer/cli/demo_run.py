@@ -120,7 +120,7 @@ async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
                 return asking.result()
             raise SawyerError(
                 f"the network broke: {breaking.result()}",
-                hint="Nothing was billed; tokens that were held come back within 10 minutes of a running bookkeeper.",
+                hint="Run it again: its replay shows what was billed; what is held comes back within 10 minutes.",
             )
         finally:
             breaking.cancel()

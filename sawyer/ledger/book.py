@@ -188,7 +188,7 @@ class Book:
         with self._lock:
             registry = self._state.registry
             if registry.network is None:
-                raise RefusedError("this network is not founded yet", hint="Run `sawyer network init` first.")
+                raise RefusedError("this network is not founded yet", hint="`sawyer demo` founds one.")
             return NetworkReply(
                 network=self._network,
                 ledger_vkey=registry.network.ledger_vkey,
