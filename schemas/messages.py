@@ -24,6 +24,10 @@ from sawyer.schemas.events import (
 from sawyer.schemas.signed import Kind, Signature, Signed
 
 MAX_PROMPT_CHARS: Final = 1_000_000
+MAX_STOP_STRINGS: Final = 16
+MAX_TOP_LOGPROBS: Final = 20
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class ErrorBody(Strict):
@@ -46,14 +50,20 @@ class ErrorBody(Strict):
 
 
 class GenerateParams(Strict):
-    """What to generate. temperature_milli 0 is greedy; top_k 0 and top_p_milli 1000 mean no limit."""
+    """What to generate. temperature_milli 0 is greedy; top_k 0, top_p_milli 1000, min_p_milli 0 and
+    repetition_penalty_milli 1000 change nothing. `stop`: the text ends before the first of these strings. `logprobs`:
+    absent for none, else how many of the likeliest tokens are told beside the chosen one."""
 
     prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
     max_tokens: Positive
     temperature_milli: Annotated[int, Field(ge=0, le=100_000)] = 0
     top_k: Count = 0
     top_p_milli: Annotated[int, Field(ge=1, le=1000)] = 1000
+    min_p_milli: Annotated[int, Field(ge=0, le=1000)] = 0
+    repetition_penalty_milli: Annotated[int, Field(ge=100, le=10_000)] = 1000
     seed: Count = 0
+    stop: Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP_STRINGS)] = ()
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def commitment(self, salt: str) -> str:
         """SHA-256 over 32 secret random bytes (64 hex characters) and the canonical parameters: what the client signs,
@@ -124,13 +134,24 @@ class Accepted(Strict):
     repeated: bool = False
 
 
+class Logprob(Strict):
+    """How likely a sampled token was: `surprise_micro` is -ln(p) in millionths, of the model's own distribution before
+    temperature and limits. `top`: (token id, surprise_micro) of the likeliest tokens, likeliest first."""
+
+    token: Count
+    surprise_micro: Count
+    top: tuple[tuple[Count, Count], ...] = ()
+
+
 class Delta(Strict):
-    """New text. `ids` are the token ids sampled since the last delta (text may wait for a whole UTF-8 character)."""
+    """New text. `ids` are the token ids sampled since the last delta (text may wait for a whole UTF-8 character).
+    `logprobs`: one for each id, if the request asked for them."""
 
     event: Literal["delta"] = "delta"
     n: Count
     text: str
     ids: tuple[Count, ...]
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Trace(Strict):
@@ -188,35 +209,54 @@ class HostedLayer(Strict):
 
 
 class HostedModel(Strict):
+    """`row_us`: one row through one expert. `rows_per_second`: many rows through one expert. Both measured when the
+    experts were loaded, on the device that they really run on."""
+
     model: Slug
     manifest: Sha256
     format: Slug
     layers: tuple[HostedLayer, ...]
+    row_us: Count
+    rows_per_second: Count
 
 
-class Heartbeat(Strict):
-    """What a node says of itself, once a second. `provider` is the ONNX Runtime provider that its sessions really run
-    on. Latencies are measured over the last answers, from arrival to reply."""
+class Vitals(Strict):
+    """What a node measures of itself. `provider` is the ONNX Runtime provider that its sessions really run on.
+    `latency` is from arrival to reply, over the last answers. `runs` counts ONNX Runtime runs: below the number of
+    (answer, expert) pairs when rows of several requests were joined. `round_trip_us` and `kilobytes_per_second` are to
+    a router of its model and back; 0 before they were measured."""
 
-    network: Network
-    node: Slug
-    at_ms: TimeMs
-    beat: Positive
     version: Text
     provider: Text
     device: Text
     threads: Positive
     memory_total_mb: Count
     memory_free_mb: Count
-    models: tuple[HostedModel, ...]
-    draining: bool
     queue: Count
     answers: Count
     refused: Count
     rows: Count
+    runs: Count
     latency_p50_us: Count
     latency_p95_us: Count
     rows_per_second: Count
+    round_trip_us: Count
+    kilobytes_per_second: Count
+
+
+class Heartbeat(Strict):
+    """What a node says of itself, once a second. `instance` is drawn anew by each process: two of them under one node's
+    name are two processes with one key."""
+
+    network: Network
+    node: Slug
+    at_ms: TimeMs
+    beat: Positive
+    instance: Hex32
+    started_ms: TimeMs
+    models: tuple[HostedModel, ...]
+    draining: bool
+    vitals: Vitals
 
 
 HEARTBEAT_KIND: Final = "node.beat.v1"
@@ -269,7 +309,7 @@ class BalanceReply(Strict):
 class NetworkReply(Strict):
     """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models. `checkpoint`
     is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not
-    hold it."""
+    hold it. `now_ms` is the bookkeeper's clock."""
 
     network: Network
     ledger_vkey: VerifierKey
@@ -279,6 +319,7 @@ class NetworkReply(Strict):
     pricing: PricingPublished | None = None
     size: Count
     checkpoint: Text
+    now_ms: TimeMs
 
     def check_published(self, model: str, manifest: str) -> None:
         """Raises UnknownModel or WrongManifest unless the network publishes exactly these weights under this name."""
@@ -299,25 +340,41 @@ class MembersReply(Strict):
 
 
 class SeenNode(Strict):
-    """A node as a router sees it: how many (layer, expert) pairs it serves, and the round trip that the router expects
-    of it. `avoided`: it failed lately. `gone`: nobody listens there."""
+    """A node as a router sees it: how many (layer, expert) pairs it serves first and as a replica, and the round trip
+    that the router expects of it. `avoided`: it failed lately. `gone`: nobody listens there. `silent_ms`: since its
+    last heartbeat, which said `vitals`."""
 
     node: Slug
     host: Slug
-    experts: Count
+    first: Count
+    replica: Count
     expected_us: Count
     draining: bool
     avoided: bool
     gone: bool
+    silent_ms: Count
+    vitals: Vitals
 
 
 class RouterReply(Strict):
-    """What a router serves and sees. `missing` counts (layer, expert) pairs that no node serves now."""
+    """What a router serves and sees. `missing` counts those of the model's `experts` (layer, expert) pairs that no node
+    serves now. Counts are since `started_ms`; `recent_tokens` were sampled in the last `recent_ms`."""
 
     router: Slug
     model: Slug
     manifest: Sha256
+    version: Text
+    started_ms: TimeMs
+    experts: Count
     missing: Count
+    running: Count
+    waiting: Count
+    completed: Count
+    failed: Count
+    refused: Count
+    output_tokens: Count
+    recent_tokens: Count
+    recent_ms: Count
     nodes: tuple[SeenNode, ...]
 
 

@@ -44,6 +44,11 @@ def infer(model: ModelId) -> str:
     return f"{PREFIX}.infer.{_token(model)}"
 
 
+def echo(model: ModelId) -> str:
+    """Node -> routers of a model (queue group): the same bytes come back, to measure the way there."""
+    return f"{PREFIX}.echo.{_token(model)}"
+
+
 def cancel(request: RequestId) -> str:
     """Client -> the router that runs this request: stop."""
     return f"{PREFIX}.cancel.{_token(request)}"
@@ -73,6 +78,7 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sawyer.v1.node.<node>.heartbeat", "node", "router", "Signed[Heartbeat]"),
     ("sawyer.v1.rollcall", "router", "node", "empty: send a heartbeat now"),
     ("sawyer.v1.infer.<model>", "client", "router", "InferRequest -> a stream of InferEvent"),
+    ("sawyer.v1.echo.<model>", "node", "router", "any bytes -> the same bytes"),
     ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
     ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),
     ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance; router"),

@@ -161,7 +161,7 @@ class Bookkeeper:
 
     def _questions(self) -> dict[str, Callable[[bytes], Strict]]:
         return {
-            "network": lambda _: self._book.network(),
+            "network": lambda _: self._book.network(self._clock.now_ms()),
             "members": lambda _: self._book.members(),
             "balance": lambda raw: self._book.balance(AccountId(read(BalanceQuery, raw).account), self._clock.now_ms()),
         }

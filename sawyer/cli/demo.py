@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from sawyer.errors import EXIT_WRONG, UsageError
-from sawyer.settings import Home
+from sawyer.settings import Settings
 
 DEFAULT_PROMPT: Final = "It was a"
 DEFAULT_MAX_TOKENS: Final = 64
@@ -32,6 +32,7 @@ def demo(
         raise UsageError("--kill needs a middle of the text", hint="Use --max-tokens 2 or more.")
     from sawyer.cli.demo_run import DemoPlan, run
 
-    place = Home.resolve(home) if home else Home.resolve().demo
+    settings = Settings.load(home=home)
+    place = settings.home if home else settings.home.demo
     if not run(place, DemoPlan(prompt, max_tokens, nodes, kill, verbose, as_json)):
         raise typer.Exit(EXIT_WRONG)

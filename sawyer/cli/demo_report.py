@@ -11,10 +11,10 @@ from pathlib import Path
 from sawyer.cli.ledger import show as show_report
 from sawyer.cli.output import emit_json, heading, line, say, stdout, table
 from sawyer.client.stream import Generation
+from sawyer.home import Home
 from sawyer.ledger.replay import ReplayReport, replay_home
 from sawyer.schemas.messages import Trace
 from sawyer.schemas.models import Manifest
-from sawyer.settings import Home
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -27,13 +25,13 @@ from sawyer.cli.models import split_with_progress
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation, TextStream
 from sawyer.clock import SystemClock
-from sawyer.errors import Busy, NoAnswer, SawyerError, UsageError
+from sawyer.errors import NoAnswer, SawyerError
+from sawyer.home import Home
 from sawyer.identity.keys import load_or_create
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.schemas.messages import RouterReply, Trace
 from sawyer.schemas.models import MANIFEST_FILE
-from sawyer.settings import Home
 
 ACCOUNT: Final = "alice"
 ROUTER: Final = "router-1"
@@ -99,7 +97,7 @@ class Network:
 def run(home: Home, plan: DemoPlan) -> bool:
     """The whole demo: run, print, replay, print. True if the book was found right."""
     started = time.perf_counter()
-    with _only_one(home):
+    with home.alone():
         result = asyncio.run(_interruptible(_demo(home, plan)))
         if result is None:
             raise KeyboardInterrupt
@@ -181,6 +179,7 @@ async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIte
     async with contextlib.AsyncExitStack() as stack:
         server = LocalServer.start(home.nats)
         stack.callback(server.stop)
+        home.announce(server.url)
         common = ["--home", str(home.path), "--nats", server.url]
         bookkeeper = await _start(stack, home, "bookkeeper", ["bookkeeper", *common])
         await bookkeeper.ready()
@@ -247,26 +246,3 @@ async def _interruptible(main: Coroutine[Any, Any, ResultT]) -> ResultT | None:
         return await task
     except asyncio.CancelledError:
         return None
-
-
-@contextlib.contextmanager
-def _only_one(home: Home) -> Iterator[None]:
-    """One network at a time in one home. Raises Busy naming the process that runs there."""
-    try:
-        home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = home.lock.open("a+")
-    except OSError as error:
-        raise UsageError(f"cannot write in {home.path}: {error.strerror}", hint="Use another --home.") from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise Busy(
-                f"process {file.read().strip() or '?'} runs a network in {home.path}",
-                hint="Wait for it, end it, or use another --home.",
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -8,6 +8,7 @@ from sawyer.bus.calls import ask, record
 from sawyer.bus.protocol import Bus
 from sawyer.clock import Clock
 from sawyer.errors import RefusedError, VerificationError
+from sawyer.home import Home, Pin
 from sawyer.identity.keys import load_or_create
 from sawyer.ids import NetworkId, new_network_id
 from sawyer.ledger.checkpoint import vkey_of
@@ -23,7 +24,6 @@ from sawyer.schemas.events import (
 )
 from sawyer.schemas.messages import BalanceQuery, BalanceReply, MembersReply, NetworkReply
 from sawyer.schemas.models import Manifest
-from sawyer.settings import Home, Pin
 
 EXPLORER_TOKENS: Final = 500_000
 EXPLORER_PAID_UUSD: Final = 5_000_000

@@ -11,8 +11,9 @@ import typer
 
 from sawyer.cli import output
 from sawyer.errors import EXIT_WRONG, UsageError, VerificationError
+from sawyer.home import Home
 from sawyer.money import format_usd
-from sawyer.settings import Home
+from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ def replay_command(
 
 def _home_with_book(flag: Path | None) -> Home:
     """The home that is meant. Raises UsageError if it has no book, naming the demo's if that has one."""
-    place = Home.resolve(flag)
+    place = Settings.load(home=flag).home
     if not place.book.exists():
         demo = place.demo
         hint = f"The demo's book is in --home {demo.path}" if demo.book.exists() else "Name another --home or --book."

@@ -12,7 +12,7 @@ from sawyer.cli.output import emit_json, line, stderr
 from sawyer.errors import UsageError
 from sawyer.ids import ModelId
 from sawyer.schemas.models import Format, Manifest
-from sawyer.settings import Home
+from sawyer.settings import Settings
 
 app = typer.Typer(help="Split checkpoints into a trunk and single experts.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def split(
 ) -> None:
     """Split a checkpoint into trunk, single experts and a manifest with digests. Started again, it goes on."""
     model = ModelId(name or source.resolve().name.lower())
-    folder = out or Home.resolve(home).models / f"{model}-{format}"
+    folder = out or Settings.load(home=home).home.models / f"{model}-{format}"
     manifest = split_with_progress(source, folder, model, known_format(format))
     size_bytes = sum(file.size_bytes for file in manifest.files)
     if as_json:

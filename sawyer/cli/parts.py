@@ -11,29 +11,26 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, cast
 
 import typer
 
 import sawyer
+from sawyer.cli.options import ContextOption, CredsOption, FormatOption, HomeOption, NatsOption, ThreadsOption
 from sawyer.clock import SystemClock
 from sawyer.errors import ServerUnreachable, UsageError
+from sawyer.home import Home, Pin
 from sawyer.ids import HostId, ModelId, NetworkId, NodeId
-from sawyer.settings import Home, Pin, durability
+from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
+from sawyer.schemas.models import MANIFEST_FILE
+from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from sawyer.bus.connection import NatsBus
     from sawyer.engine.session import Device
 
-READY = "ready: "
+READY: Final = "ready: "
 """How the line begins that says a program is ready."""
-
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Home directory (default: SAWYER_HOME or your data folder).")
-]
-NatsOption = Annotated[str, typer.Option("--nats", help="Address of the NATS server.")]
-FormatOption = Annotated[str, typer.Option("--format", help="Format of the split model: q4 or f32.")]
-DEFAULT_NATS = "nats://127.0.0.1:4222"
 
 
 class Part(Protocol):
@@ -46,15 +43,17 @@ class Part(Protocol):
         """Begin an orderly end."""
 
 
-def bookkeeper(home: HomeOption = None, nats: NatsOption = DEFAULT_NATS) -> None:
+def bookkeeper(
+    home: HomeOption = None, nats: NatsOption = "", context: ContextOption = "", creds: CredsOption = None
+) -> None:
     """Keep the book: the one writer of this network's ledger."""
     from sawyer.bookkeeper.service import Bookkeeper
     from sawyer.bus.connection import NatsBus
     from sawyer.identity.keys import load
     from sawyer.ledger.book import Book
 
-    place = Home.resolve(home)
-    pin = _pin(place)
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
+    place, pin = settings.home, pin_of(settings.home)
 
     async def main() -> None:
         book = Book.open(
@@ -64,9 +63,9 @@ def bookkeeper(home: HomeOption = None, nats: NatsOption = DEFAULT_NATS) -> None
             ledger_key=load(place.key("ledger")),
             views=place.views,
             held=place.held_checkpoint(),
-            synchronous=durability(),
+            synchronous=settings.durability,
         )
-        bus = await NatsBus.connect(nats, name="bookkeeper")
+        bus = await NatsBus.connect(settings.where_nats()[0], name="bookkeeper")
         try:
             await _until_stopped(
                 Bookkeeper(bus, book, SystemClock()), bus, f"bookkeeper of {pin.network}, {book.size} entries"
@@ -82,10 +81,12 @@ def route(
     model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
     name: Annotated[str, typer.Option("--name", help="The router's name in the book.")] = "router-1",
     format: FormatOption = "q4",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: all cores.")] = 0,
+    threads: ThreadsOption = None,
     wire: Annotated[str, typer.Option("--wire", help="Rows on the wire: f16 or f32.")] = "f16",
     home: HomeOption = None,
-    nats: NatsOption = DEFAULT_NATS,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
 ) -> None:
     """Run a router: the model's trunk and gates; experts are asked of nodes."""
     from sawyer.bus.connection import NatsBus
@@ -97,16 +98,24 @@ def route(
 
     if wire not in ("f16", "f32"):
         raise UsageError(f"unknown wire format {wire!r}", hint="Write f16 or f32.")
-    place = Home.resolve(home)
-    artifacts = Artifacts.open(model_folder(place, model, format))
-    key = load(place.key(name))
-    configure(threads or default_threads())
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads)
+    artifacts = Artifacts.open(model_folder(settings.home, model, format))
+    key = load(settings.home.key(name))
+    configure(int(settings["threads"]) or default_threads())
     engine, published = Engine.load(artifacts), ModelId(artifacts.manifest.model)
 
     async def main() -> None:
-        bus = await NatsBus.connect(nats, name=name)
+        bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
-            router = Router(bus, RouterIdentity(name, key), published, engine, SystemClock(), wide=wire == "f32")
+            router = Router(
+                bus,
+                RouterIdentity(name, key),
+                published,
+                engine,
+                SystemClock(),
+                wide=wire == "f32",
+                version=sawyer.__version__,
+            )
             await _until_stopped(router, bus, f"{name} routes {published}, every expert is served")
         finally:
             await bus.close()
@@ -120,10 +129,12 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Who is paid; by default the node's name.")] = "",
     share: Annotated[str, typer.Option("--share", help="PART/OF: which equal share of the experts, from 0.")] = "0/1",
     format: FormatOption = "q4",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: all cores.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto (the default).")] = "",
+    threads: ThreadsOption = None,
     home: HomeOption = None,
-    nats: NatsOption = DEFAULT_NATS,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
 ) -> None:
     """Host experts: verify their files, answer activation requests, sign receipts."""
     from sawyer.bus.connection import NatsBus
@@ -136,17 +147,17 @@ def serve(
     from sawyer.node.hosting import share as share_of
     from sawyer.node.receipts import ReceiptLog
 
-    place = Home.resolve(home)
-    pin = _pin(place)
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads, device=device)
+    place, pin = settings.home, pin_of(settings.home)
     artifacts = Artifacts.open(model_folder(place, model, format))
     layers = share_of(artifacts.layout, *parse_share(share))
     me = NodeIdentity(NodeId(name), HostId(host or name), load_or_create(place.key(name)))
-    in_force = configure(threads or default_threads())
-    hosting = Hosting(artifacts, layers, _device(device), in_force, FAST)
+    in_force = configure(int(settings["threads"]) or default_threads())
+    hosting = Hosting(artifacts, layers, cast("Device", settings["device"].lower()), in_force, FAST)
     receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
 
     async def main() -> None:
-        bus = await NatsBus.connect(nats, name=name)
+        bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__)
             await _until_stopped(agent, bus, f"{name} serves share {share} of {artifacts.manifest.model}")
@@ -157,11 +168,16 @@ def serve(
 
 
 def model_folder(home: Home, model: str, format: str) -> Path:
-    """The split model of this name in the home, or the folder that was named itself. Raises UsageError."""
+    """The split model of this name in the home, or the folder that was named itself. The demo model comes with the
+    package and is split when it is first needed. Raises UsageError."""
     named = Path(model)
-    if named.is_dir():
+    if (named / MANIFEST_FILE).is_file():
         return named
     folder = home.models / f"{model}-{format}"
+    if model == DEMO_MODEL and not (folder / MANIFEST_FILE).is_file():
+        from sawyer.cli.models import known_format, split_with_progress
+
+        split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, known_format(format))
     if not folder.is_dir():
         raise UsageError(
             f"no split model {model} ({format}) in {home.models}",
@@ -170,17 +186,15 @@ def model_folder(home: Home, model: str, format: str) -> Path:
     return folder
 
 
-def _device(text: str) -> Device:
-    if text in ("cpu", "cuda", "auto"):
-        return cast("Device", text)
-    raise UsageError(f"unknown device {text!r}", hint="Write cpu, cuda or auto.")
-
-
-def _pin(home: Home) -> Pin:
+def pin_of(home: Home) -> Pin:
+    """What this home trusts. Raises UsageError if it belongs to no network."""
     pin = home.pin()
-    if pin is None:
-        raise UsageError(f"{home.path} belongs to no network yet", hint="`sawyer demo` makes one; or name its --home.")
-    return pin
+    if pin is not None:
+        return pin
+    raise UsageError(
+        f"{home.path} belongs to no network yet",
+        hint="Join one: sawyer register --nats URL. Found one: sawyer up. Or name its --home.",
+    )
 
 
 def _run(main: Callable[[], object]) -> None:

@@ -183,12 +183,12 @@ class Book:
                 seq=self._state.audit.head.seq,
             )
 
-    def network(self) -> NetworkReply:
-        """Raises RefusedError before the network is founded."""
+    def network(self, now_ms: int) -> NetworkReply:
+        """What newcomers are told at this time. Raises RefusedError before the network is founded."""
         with self._lock:
             registry = self._state.registry
             if registry.network is None:
-                raise RefusedError("this network is not founded yet", hint="`sawyer demo` founds one.")
+                raise RefusedError("this network is not founded yet", hint="`sawyer up` founds one.")
             return NetworkReply(
                 network=self._network,
                 ledger_vkey=registry.network.ledger_vkey,
@@ -198,6 +198,7 @@ class Book:
                 pricing=registry.pricing,
                 size=self.size,
                 checkpoint=self._note,
+                now_ms=now_ms,
             )
 
     def members(self) -> MembersReply:

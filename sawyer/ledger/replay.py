@@ -18,6 +18,7 @@ from typing import Final
 
 from sawyer.economy.allocation import host_pool, split
 from sawyer.errors import BookCorrupt, RefusedError, SawyerError, UsageError, VerificationError, ViewDiffers
+from sawyer.home import Home, Pin
 from sawyer.ledger.audit import Accounts, check_views
 from sawyer.ledger.chain import check_covers, read_checkpoint, read_next
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
@@ -29,7 +30,6 @@ from sawyer.ledger.state import State
 from sawyer.projections.balances import AccountRow
 from sawyer.projections.fold import ROWS_VERSION, Entry
 from sawyer.schemas.events import NetworkFounded
-from sawyer.settings import Home, Pin
 
 log = logging.getLogger(__name__)
 

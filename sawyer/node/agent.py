@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +40,7 @@ from sawyer.schemas.messages import (
     HostedModel,
     MembersReply,
     NetworkReply,
+    Vitals,
 )
 
 HEARTBEAT_EVERY_S: Final = 1.0
@@ -87,6 +89,8 @@ class NodeAgent:
         self._finished = asyncio.Event()
         self._called = asyncio.Event()
         self._beats = 0
+        self._instance = secrets.token_hex(16)
+        self._started_ms = clock.now_ms()
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Raises WrongManifest or UnknownModel before serving anything, if the network publishes other weights."""
@@ -179,27 +183,37 @@ class NodeAgent:
             manifest=artifacts.digest,
             format=artifacts.manifest.format,
             layers=self._hosting.layers,
+            row_us=0,
+            rows_per_second=0,
         )
-        return Heartbeat(
-            network=network,
-            node=self._me.node,
-            at_ms=self._clock.now_ms(),
-            beat=self._beats,
+        vitals = Vitals(
             version=self._version,
             provider=serving.provider,
             device=device_name(serving.provider),
             threads=self._hosting.threads,
             memory_total_mb=total_mb,
             memory_free_mb=free_mb,
-            models=(model,),
-            draining=self._stopping.is_set(),
             queue=serving.queue,
             answers=health.answers,
             refused=health.refused,
             rows=health.rows,
+            runs=0,
             latency_p50_us=health.latency_us(0.5),
             latency_p95_us=health.latency_us(0.95),
             rows_per_second=health.rows_per_second(),
+            round_trip_us=0,
+            kilobytes_per_second=0,
+        )
+        return Heartbeat(
+            network=network,
+            node=self._me.node,
+            at_ms=self._clock.now_ms(),
+            beat=self._beats,
+            instance=self._instance,
+            started_ms=self._started_ms,
+            models=(model,),
+            draining=self._stopping.is_set(),
+            vitals=vitals,
         )
 
     async def _drain(self, network: str, serving: Serving) -> None:

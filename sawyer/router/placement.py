@@ -9,7 +9,7 @@ from typing import Final
 
 from sawyer.ids import HostId, NodeId
 from sawyer.schemas.events import NodeRegistered
-from sawyer.schemas.messages import Heartbeat, SeenNode
+from sawyer.schemas.messages import Heartbeat, SeenNode, Vitals
 
 FRESH_S: Final = 3.5
 """A node whose last heartbeat is older is not chosen while another is left."""
@@ -46,6 +46,7 @@ class NodeState:
     last_beat: int = 0
     last_at_ms: int = 0
     draining: bool = False
+    vitals: Vitals | None = None
     latency_us: float = UNMEASURED_US
     measured_s: float = 0.0
     failures: int = 0
@@ -106,7 +107,7 @@ class Placement:
         if (heartbeat.at_ms, heartbeat.beat) <= (state.last_at_ms, state.last_beat):
             return
         state.last_at_ms, state.last_beat, state.last_beat_s = heartbeat.at_ms, heartbeat.beat, now_s
-        state.draining, state.gone = heartbeat.draining, False
+        state.draining, state.gone, state.vitals = heartbeat.draining, False, heartbeat.vitals
         first: set[tuple[int, int]] = set()
         replica: set[tuple[int, int]] = set()
         for model in heartbeat.models:
@@ -136,14 +137,17 @@ class Placement:
             SeenNode(
                 node=name,
                 host=state.host,
-                experts=len(state.first | state.replica),
+                first=len(state.first),
+                replica=len(state.replica),
                 expected_us=int(state.expected_us(now_s)),
                 draining=state.draining,
                 avoided=now_s < state.avoid_until_s,
                 gone=state.gone,
+                silent_ms=max(0, int((now_s - state.last_beat_s) * 1000)),
+                vitals=state.vitals,
             )
             for name, state in sorted(self.nodes.items())
-            if state.first or state.replica
+            if state.vitals is not None and (state.first or state.replica)
         )
 
     def missing(self, layers: tuple[int, ...], experts: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from sawyer.router.dispatch import Dispatcher, RequestScope
 from sawyer.router.generation import Engine, Generation, TokenStep
 from sawyer.router.metering import Meter
 from sawyer.router.stream import AnswerStream, Event
+from sawyer.router.tally import Tally
 from sawyer.schemas.messages import Accepted, Delta, Done, ErrorBody, Failed, InferRequest, Trace
 
 POST_BEFORE_S: Final = HOLD_MS / 1000 - 60
@@ -35,12 +36,14 @@ class Run:
         request: InferRequest,
         admitted: Admitted,
         stream: AnswerStream,
+        tally: Tally,
     ) -> None:
         self._bus = bus
         self._biller = biller
         self._request = request
         self._admitted = admitted
         self._stream = stream
+        self._tally = tally
         self._scope = RequestScope(stream.request, Meter(stream.request, dispatcher.model))
         self._generation = Generation(engine, dispatcher, self._scope, request.params)
 
@@ -55,6 +58,7 @@ class Run:
             await self._accept(router)
             work = await self._generate()
             usage = await self._biller.post(self._request.order, self._admitted, self._scope, work)
+            self._tally.completed += 1
             await self._send(Done(n=self._stream.next_n, finish=work.finish, usage=usage))
         except SawyerError as error:
             await self._fail(error)
@@ -86,6 +90,7 @@ class Run:
         async for step in self._generation.tokens(self._admitted.ids):
             first_s = perf_counter() if count == 0 else first_s
             count += 1
+            self._tally.token(asyncio.get_running_loop().time())
             await self._send_step(step)
         assert step is not None
         assert step.finish is not None
@@ -107,6 +112,7 @@ class Run:
     async def _fail(self, error: SawyerError) -> None:
         """Void the hold and say why. If the post had arrived after all, say that; if nobody can be reached, the hold
         expires by itself."""
+        self._tally.failed += 1
         try:
             await self._biller.void(self._request.order.body, self._scope, error.code)
         except AlreadyCompleted as completed:

@@ -24,6 +24,7 @@ from sawyer.router.dispatch import Dispatcher
 from sawyer.router.generation import Engine
 from sawyer.router.run import Run
 from sawyer.router.stream import AnswerStream, AnswerStreams
+from sawyer.router.tally import Tally
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, NetworkReply, RouterReply
 
@@ -50,7 +51,15 @@ class Router:
     """Serves one model. Run it with `await run()`; it returns after `stop()`."""
 
     def __init__(
-        self, bus: Bus, me: RouterIdentity, model: ModelId, engine: Engine, clock: Clock, *, wide: bool = False
+        self,
+        bus: Bus,
+        me: RouterIdentity,
+        model: ModelId,
+        engine: Engine,
+        clock: Clock,
+        *,
+        wide: bool = False,
+        version: str = "",
     ) -> None:
         self._bus = bus
         self._me = me
@@ -62,15 +71,12 @@ class Router:
         self._dispatcher = Dispatcher(self._gatherer, self._directory.placement, model, engine.manifest, wide=wide)
         self._biller = Biller(bus, me.name, me.key, self._directory.placement, engine.manifest)
         self._streams = AnswerStreams()
-        self._running: dict[RequestId, Run] = {}
-        self._cancelled: OrderedDict[RequestId, None] = OrderedDict()
-        self._stopping = asyncio.Event()
-
-    async def run(self, started: Callable[[], None] = lambda: None) -> None:
-        """`started` is called once every expert is served by some node."""
-        requests = Service(
-            self._bus,
-            subjects.infer(self._model),
+        self._tally = Tally()
+        self._version = version
+        self._started_ms = clock.now_ms()
+        self._requests = Service(
+            bus,
+            subjects.infer(model),
             self._serve,
             _refuse,
             limit=QUEUE_LIMIT,
@@ -78,6 +84,13 @@ class Router:
             queue=QUEUE_GROUP,
             max_bytes=MAX_REQUEST_BYTES,
         )
+        self._running: dict[RequestId, Run] = {}
+        self._cancelled: OrderedDict[RequestId, None] = OrderedDict()
+        self._stopping = asyncio.Event()
+
+    async def run(self, started: Callable[[], None] = lambda: None) -> None:
+        """`started` is called once every expert is served by some node."""
+        requests = self._requests
         status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
         await self._gatherer.start()
         await self._directory.start()
@@ -113,12 +126,25 @@ class Router:
 
     async def _status(self, _: Message) -> bytes:
         layout, placement = self._engine.layout, self._directory.placement
+        now_s, tally = asyncio.get_running_loop().time(), self._tally
+        recent_tokens, recent_ms = tally.recent(now_s)
         return RouterReply(
             router=self._me.name,
             model=self._model,
             manifest=self._dispatcher.manifest,
+            version=self._version,
+            started_ms=self._started_ms,
+            experts=len(layout.moe_layers) * layout.experts,
             missing=len(placement.missing(layout.moe_layers, layout.experts)),
-            nodes=placement.seen(asyncio.get_running_loop().time()),
+            running=len(self._running),
+            waiting=self._requests.waiting,
+            completed=tally.completed,
+            failed=tally.failed,
+            refused=tally.refused,
+            output_tokens=tally.output_tokens,
+            recent_tokens=recent_tokens,
+            recent_ms=recent_ms,
+            nodes=placement.seen(now_s),
         ).canonical()
 
     def _cancel(self, message: Message) -> None:
@@ -172,11 +198,12 @@ class Router:
         return admit(request, network, self._engine.tokenizer, self._engine.layout, self._clock.now_ms())
 
     async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
+        self._tally.refused += 1
         await stream.send(self._bus, Failed(n=stream.next_n, error=ErrorBody.of(error)))
         self._streams.forget(stream.request)
 
     async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream) -> None:
-        run = Run(self._bus, self._engine, self._dispatcher, self._biller, request, admitted, stream)
+        run = Run(self._bus, self._engine, self._dispatcher, self._biller, request, admitted, stream, self._tally)
         self._running[stream.request] = run
         if stream.request in self._cancelled:
             run.cancel()

@@ -123,7 +123,7 @@ def test_demo_whose_reader_goes_away_ends_quietly(started, tmp_path):
 def test_home_that_cannot_be_made_is_named(sawyer):
     done = sawyer("demo", "--home", "/dev/null/home")
     assert done.code == 2
-    assert "cannot write in /dev/null/home" in done.err
+    assert "cannot make /dev/null/home" in done.err
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

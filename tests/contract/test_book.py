@@ -66,7 +66,7 @@ def test_reopened_book_has_same_root_balance_and_answers(founded: Book, reopen: 
     again = reopen()
     assert (again.size, again.root, again.checkpoint()) == (founded.size, founded.root, founded.checkpoint())
     assert again.balance("alice", scene.now_ms) == founded.balance("alice", scene.now_ms)
-    assert again.network() == founded.network()
+    assert again.network(1) == founded.network(1)
     assert again.members() == founded.members()
     assert again.completed(order.body.request) == founded.completed(order.body.request)
 
@@ -135,7 +135,7 @@ def test_fenced_writer_on_other_streams_is_fenced_too(founded: Book, reopen: Reo
 
 
 def test_checkpoint_verifies_with_the_key_the_network_tells(founded: Book) -> None:
-    told = founded.network()
+    told = founded.network(1)
     checkpoint = Checkpoint.verify(told.checkpoint, Verifier.parse(told.ledger_vkey))
     assert (checkpoint.origin, checkpoint.size, checkpoint.root.hex()) == (told.network, told.size, founded.root)
 

@@ -21,6 +21,7 @@ from sawyer.cli.founding import Founder, pinned_network
 from sawyer.client.aio import AsyncClient
 from sawyer.clock import SystemClock
 from sawyer.engine.experts import FAST
+from sawyer.home import Home
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key, load, load_or_create
 from sawyer.ids import HostId, NetworkId, NodeId
@@ -37,8 +38,13 @@ from sawyer.router.generation import Engine
 from sawyer.router.service import Router, RouterIdentity
 from sawyer.schemas import subjects
 from sawyer.schemas.events import NodeRegistered
-from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, HostedLayer, HostedModel
-from sawyer.settings import Home
+from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, HostedLayer, HostedModel, Vitals
+
+VITALS = Vitals(
+    version="test", provider="rogue", device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, queue=0,
+    answers=0, refused=0, rows=0, runs=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0, round_trip_us=0,
+    kilobytes_per_second=0,
+)  # fmt: skip
 
 Answer = Callable[[bytes], bytes | Awaitable[bytes] | None]
 """What a rogue node does with an activation request: the reply's bytes, or silence."""
@@ -153,11 +159,12 @@ class Network:
         layers = tuple(
             HostedLayer(layer=layer, first=tuple(range(layout.experts)), replica=()) for layer in layout.moe_layers
         )
-        model = HostedModel(model=DEMO_MODEL, manifest=self.artifacts.digest, format="q4", layers=layers)
+        model = HostedModel(
+            model=DEMO_MODEL, manifest=self.artifacts.digest, format="q4", layers=layers, row_us=1, rows_per_second=1
+        )
         return Heartbeat(
-            network=self.network, node=name, at_ms=SystemClock().now_ms(), beat=beat, version="test", provider="rogue",
-            device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, models=(model,), draining=False, queue=0,
-            answers=0, refused=0, rows=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0,
+            network=self.network, node=name, at_ms=SystemClock().now_ms(), beat=beat, instance="ab" * 16, started_ms=1,
+            models=(model,), draining=False, vitals=VITALS,
         )  # fmt: skip
 
     @contextlib.asynccontextmanager

@@ -76,7 +76,11 @@ async def test_router_that_starts_last_knows_every_node_from_its_first_moment(fo
     await founded.router_sees("node-1", "node-2", "node-3")
     status = await ask(founded.bus, "router", RouterReply)
     assert status.missing == 0
-    assert [(node.node, node.experts) for node in status.nodes] == [("node-1", 20), ("node-2", 24), ("node-3", 20)]
+    assert [(node.node, node.first + node.replica) for node in status.nodes] == [
+        ("node-1", 20),
+        ("node-2", 24),
+        ("node-3", 20),
+    ]
 
 
 async def test_stream_delivers_the_text_in_pieces_and_the_bill_at_the_end(network):

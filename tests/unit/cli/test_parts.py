@@ -10,7 +10,7 @@ import pytest
 from sawyer.cli.app import run
 from sawyer.cli.founding import pinned_network
 from sawyer.errors import Busy
-from sawyer.settings import ENV_DURABILITY, Home
+from sawyer.home import Home
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def home(tmp_path: Path) -> Home:
 def test_bookkeeper_with_an_unknown_durability_exits_2_and_makes_no_book(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(ENV_DURABILITY, "SOMETIMES")
+    monkeypatch.setenv("SAWYER_LEDGER_DURABILITY", "SOMETIMES")
     assert run(["bookkeeper", "--home", str(home.path)]) == 2
     assert "Write full or normal" in capsys.readouterr().err
     assert not home.book.exists()
@@ -39,7 +39,7 @@ def test_bookkeeper_opens_its_book_with_pin_kept_checkpoint_and_durability(
         raise Busy("seen enough")
 
     monkeypatch.setattr("sawyer.ledger.book.Book.open", opened)
-    monkeypatch.setenv(ENV_DURABILITY, "NORMAL")
+    monkeypatch.setenv("SAWYER_LEDGER_DURABILITY", "NORMAL")
     home.keep_checkpoint("a note\n")
     assert run(["bookkeeper", "--home", str(home.path)]) == Busy.exit_code
     pin = home.pin()

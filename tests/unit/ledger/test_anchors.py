@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sawyer.errors import BookCorrupt, NotAuthorised, UsageError, VerificationError
+from sawyer.home import Home, Pin
 from sawyer.identity.keys import Key
 from sawyer.ledger.checkpoint import Checkpoint
 from sawyer.ledger.replay import replay, replay_home
 from sawyer.ledger.source import SQLiteSource
-from sawyer.settings import Home, Pin
 
 STRANGER = Key.from_raw(bytes([77]) * 32, "O")
 
@@ -143,7 +143,7 @@ def test_home_that_cannot_be_written_is_verified_and_said_so(
     def refuse(*_: object) -> None:
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr("sawyer.settings.durable.replace", refuse)
+    monkeypatch.setattr("sawyer.home.durable.replace", refuse)
     assert replay_home(home).ok
     assert "cannot keep the checkpoint" in caplog.text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sawyer.cli.app import run
-from sawyer.settings import Home, Pin
+from sawyer.home import Home, Pin
 
 BLOCKED = ("nats", "onnxruntime", "onnx", "tokenizers", "stripe", "psycopg")
 

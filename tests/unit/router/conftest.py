@@ -22,7 +22,7 @@ from sawyer.router.metering import Meter
 from sawyer.router.placement import NodeState, Placement
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.events import NodeRegistered
-from sawyer.schemas.messages import Heartbeat, HostedLayer, HostedModel
+from sawyer.schemas.messages import Heartbeat, HostedLayer, HostedModel, Vitals
 from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Rows
 
 MODEL, MANIFEST = ModelId("austen"), "ab" * 32
@@ -36,6 +36,13 @@ Script = Callable[[ActivationRequest], bytes | Awaitable[bytes | None] | None]
 def formula(expert: int, rows: NDArray[Any]) -> NDArray[np.float32]:
     """What this expert makes of rows [n, H]: exact in float16 for small whole numbers."""
     return rows.astype(np.float32) * 2 + np.float32(expert + 1)
+
+
+VITALS = Vitals(
+    version="test", provider="rogue", device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, queue=0,
+    answers=0, refused=0, rows=0, runs=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0, round_trip_us=0,
+    kilobytes_per_second=0,
+)  # fmt: skip
 
 
 def reply_to(request: ActivationRequest, /, **changes: object) -> ActivationReply:
@@ -55,11 +62,17 @@ def honest(request: ActivationRequest) -> bytes:
 def heartbeat(node: str, first: Iterable[int] = (), replica: Iterable[int] = (), **changes: Any) -> Heartbeat:
     """Of a node that hosts these experts of LAYER."""
     layer = HostedLayer(layer=LAYER, first=tuple(first), replica=tuple(replica))
-    model = HostedModel(model=MODEL, manifest=changes.pop("manifest", MANIFEST), format="q4", layers=(layer,))
+    model = HostedModel(
+        model=MODEL,
+        manifest=changes.pop("manifest", MANIFEST),
+        format="q4",
+        layers=(layer,),
+        row_us=1,
+        rows_per_second=1,
+    )
     made = Heartbeat(
-        network="sawyer-net/3f9a1c22", node=node, at_ms=1, beat=1, version="test", provider="test", device="test",
-        threads=1, memory_total_mb=1, memory_free_mb=1, models=(model,), draining=False, queue=0, answers=0, refused=0,
-        rows=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0,
+        network="sawyer-net/3f9a1c22", node=node, at_ms=1, beat=1, instance="ab" * 16, started_ms=1, models=(model,),
+        draining=False, vitals=VITALS,
     )  # fmt: skip
     return made.model_copy(update=changes)
 

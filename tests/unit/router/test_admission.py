@@ -53,7 +53,7 @@ def network(event_examples: dict[str, Strict]) -> NetworkReply:
     return NetworkReply(
         network=NETWORK, ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
         models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"], size=5,
-        checkpoint="a signed note",
+        checkpoint="a signed note", now_ms=1,
     )  # fmt: skip
 
 

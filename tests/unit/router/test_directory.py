@@ -51,7 +51,7 @@ def replies(keys: dict[str, Key], event_examples: dict[str, Strict], tools: Any)
     founded: Any = event_examples["network.founded.v1"]
     network = NetworkReply(
         network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
-        models=(event_examples["model.published.v1"],), size=5, checkpoint="a signed note",
+        models=(event_examples["model.published.v1"],), size=5, checkpoint="a signed note", now_ms=1,
     )  # fmt: skip
     nodes = tuple(tools.registered(node, keys[node].id) for node in ("node-a", "node-b"))
     return network, MembersReply(nodes=nodes, routers=(), seq=5)

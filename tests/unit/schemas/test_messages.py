@@ -37,14 +37,28 @@ EVENTS = {
 
 def test_commitment_is_sha256_over_salt_and_canonical_parameters() -> None:
     params = GenerateParams(prompt="Emma", max_tokens=3)
-    written = b'{"max_tokens":3,"prompt":"Emma","seed":0,"temperature_milli":0,"top_k":0,"top_p_milli":1000}'
+    written = (
+        b'{"max_tokens":3,"min_p_milli":0,"prompt":"Emma","repetition_penalty_milli":1000,"seed":0,"stop":[],'
+        b'"temperature_milli":0,"top_k":0,"top_p_milli":1000}'
+    )
     assert params.canonical() == written
     assert params.commitment(SALT) == hashlib.sha256(bytes.fromhex(SALT) + written).hexdigest()
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "Emma "}, {"max_tokens": 4}, {"temperature_milli": 1}, {"top_k": 1}, {"top_p_milli": 999}, {"seed": 1}],
+    [
+        {"prompt": "Emma "},
+        {"max_tokens": 4},
+        {"temperature_milli": 1},
+        {"top_k": 1},
+        {"top_p_milli": 999},
+        {"seed": 1},
+        {"min_p_milli": 1},
+        {"repetition_penalty_milli": 1001},
+        {"stop": ("a",)},
+        {"logprobs": 0},
+    ],
 )
 def test_commitment_differs_when_any_parameter_differs(change: dict[str, object]) -> None:
     params = GenerateParams(prompt="Emma", max_tokens=3)

@@ -22,6 +22,7 @@ BUILT = {
     "heartbeat": subjects.heartbeat(NODE),
     "roll_call": subjects.roll_call(),
     "infer": subjects.infer(MODEL),
+    "echo": subjects.echo(MODEL),
     "cancel": subjects.cancel(REQUEST),
     "ledger": subjects.ledger("append"),
     "query": subjects.query("balance"),
@@ -41,6 +42,7 @@ TAKES_A_NAME: list[Callable[[str], str]] = [
     lambda text: subjects.heartbeat(NodeId(text)),
     lambda text: subjects.infer(ModelId(text)),
     lambda text: subjects.cancel(RequestId(text)),
+    lambda text: subjects.echo(ModelId(text)),
     subjects.ledger,
     subjects.query,
 ]

@@ -1,0 +1,206 @@
+"""A home: one participant's files on this machine. Owns their layout, the pin, and the lock; not their content."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import platformdirs
+
+from sawyer import durable
+from sawyer.errors import Busy, UsageError, VerificationError
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What a home trusts: its network, the key that the network's checkpoints must verify with, and the operator key
+    that founds it."""
+
+    network: str
+    ledger_vkey: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """The network that a process runs in a home: that process, and where its NATS server listens."""
+
+    pid: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Home:
+    """One participant's files. `path` may not exist yet."""
+
+    path: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """The platform's data directory of this user."""
+        return cls(platformdirs.user_data_path("sawyer"))
+
+    @property
+    def demo(self) -> Home:
+        """The home that `sawyer demo` uses by default."""
+        return Home(self.path / "demo")
+
+    @property
+    def book(self) -> Path:
+        return self.path / "book.sqlite"
+
+    @property
+    def views(self) -> Path:
+        return self.path / "views.sqlite"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint of the book that a replay here found right: no later book may lack it."""
+        return self.path / "checkpoint.txt"
+
+    @property
+    def models(self) -> Path:
+        return self.path / "models"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def nats(self) -> Path:
+        return self.path / "nats"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def running_file(self) -> Path:
+        return self.path / "running.json"
+
+    def key(self, name: str) -> Path:
+        """The seed file of one identity."""
+        return self.path / "keys" / f"{name}.nk"
+
+    def pin(self) -> Pin | None:
+        """What this home trusts, or None before a network was founded or joined. Raises VerificationError if the file
+        cannot be read as one."""
+        file = self.path / "network.json"
+        try:
+            held = Pin(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise VerificationError(
+                f"{file} is not a network pin: {error}", hint="Restore it, or start with an empty home."
+            ) from error
+        if not all(isinstance(value, str) for value in asdict(held).values()):
+            raise VerificationError(f"{file} is not a network pin", hint="Restore it, or start with an empty home.")
+        return held
+
+    def write_pin(self, pin: Pin) -> None:
+        """Pin a network, once. Raises UsageError if this home belongs to another network."""
+        held = self.pin()
+        if held == pin:
+            return
+        if held is not None:
+            raise UsageError(
+                f"{self.path} belongs to network {held.network}, not {pin.network}", hint="Use another --home."
+            )
+        durable.replace(self.path / "network.json", (json.dumps(asdict(pin), indent=2) + "\n").encode())
+
+    def held_checkpoint(self) -> str | None:
+        """The checkpoint that was kept here, or None. Raises VerificationError if it is not even text."""
+        try:
+            return self.checkpoint.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise VerificationError(
+                f"cannot read the kept checkpoint {self.checkpoint}: {error}",
+                hint="Restore it. Only if you cannot: delete it, and lose the proof of what the book held.",
+            ) from error
+
+    def keep_checkpoint(self, note: str) -> None:
+        """Keep a verified checkpoint. Raises OSError."""
+        durable.replace(self.checkpoint, note.encode())
+
+    def create(self) -> None:
+        """Make the folder, for this user alone. Raises UsageError if it cannot be made or written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UsageError(f"cannot make {self.path}: {error.strerror}", hint="Use another --home.") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            whose = _owner(self.path)
+            raise UsageError(
+                f"cannot write in {self.path}{whose}", hint="Use a home of your own: --home DIR, or SAWYER_HOME."
+            )
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One network at a time in one home, whatever ends it. Raises Busy naming the process that runs there."""
+        self.create()
+        with _opened(self.lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise Busy(
+                    f"process {file.read().strip() or '?'} runs a network in {self.path}",
+                    hint="`sawyer status` shows it, `sawyer down` ends it; or use another --home.",
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            self.running_file.unlink(missing_ok=True)  # of a process that was killed
+            try:
+                yield
+            finally:
+                self.running_file.unlink(missing_ok=True)
+
+    def announce(self, url: str) -> None:
+        """Tell other commands on this home where its network is; only inside `alone`."""
+        running = Running(os.getpid(), url)
+        durable.replace(self.running_file, (json.dumps(asdict(running)) + "\n").encode())
+
+    def lock_holder(self) -> int | None:
+        """The process that is inside `alone`, if any."""
+        try:
+            with self.lock.open(encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(OSError, ValueError):
+                return int(self.lock.read_text(encoding="ascii"))
+        except OSError:
+            return None
+        return None
+
+    def running(self) -> Running | None:
+        """The network that runs in this home now, once it listens."""
+        pid = self.lock_holder()
+        if pid is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found = Running(**json.loads(self.running_file.read_text(encoding="utf-8")))
+            return found if found.pid == pid else None
+        return None
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a+")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint="Use another --home.") from error
+
+
+def _owner(path: Path) -> str:
+    with contextlib.suppress(OSError, KeyError):
+        return "" if path.stat().st_uid == os.getuid() else f", which belongs to {path.owner()}"
+    return ""
