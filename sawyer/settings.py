@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -69,10 +70,19 @@ def _threads(text: str) -> None:
 def _user_name() -> str:
     """The user's name as a slug: the account that a person has by default."""
     try:
-        name = re.sub(r"[^a-z0-9_-]+", "-", getpass.getuser().lower()).strip("-_")[:63]
+        return _as_slug(getpass.getuser()) or "me"
     except (KeyError, OSError):  # a user id without a name
-        name = ""
-    return name if is_slug(name) else "me"
+        return "me"
+
+
+def _machine_name() -> str:
+    return _as_slug(platform.node().partition(".")[0]) or "node"
+
+
+def _as_slug(text: str) -> str:
+    """The nearest name that may stand in a subject, or ""."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+    return name if is_slug(name) else ""
 
 
 KNOWN: Final[tuple[Known, ...]] = (
@@ -82,6 +92,8 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("creds", lambda: "", "NATS credentials file"),
     Known("account", _user_name, "the account that pays", _slug),
     Known("model", lambda: "", "the model to ask; if empty, the network's only one", _slug),
+    Known("node", _machine_name, "the name of the node on this machine", _slug),
+    Known("host", _user_name, "who is paid for what the node does", _slug),
     Known("device", lambda: "auto", "where experts run", _one_of("cpu", "cuda", "auto")),
     Known("threads", lambda: "0", "compute threads, 0 for all cores", _threads),
     Known("ledger_durability", lambda: "full", "of the book: full, or normal (a power cut may lose the last commits)",

@@ -125,8 +125,8 @@ def route(
 
 def serve(
     model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
-    name: Annotated[str, typer.Option("--name", help="The node's name in the book.")] = "node-1",
-    host: Annotated[str, typer.Option("--host", help="Who is paid; by default the node's name.")] = "",
+    name: Annotated[str, typer.Option("--name", help="The node's name in the book (default: this machine's).")] = "",
+    host: Annotated[str, typer.Option("--host", help="Who is paid (default: your user name).")] = "",
     share: Annotated[str, typer.Option("--share", help="PART/OF: which equal share of the experts, from 0.")] = "0/1",
     format: FormatOption = "q4",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto (the default).")] = "",
@@ -147,11 +147,14 @@ def serve(
     from sawyer.node.hosting import share as share_of
     from sawyer.node.receipts import ReceiptLog
 
-    settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads, device=device)
+    settings = Settings.load(
+        home=home, nats=nats, context=context, creds=creds, threads=threads, device=device, node=name, host=host
+    )
     place, pin = settings.home, pin_of(settings.home)
     artifacts = Artifacts.open(model_folder(place, model, format))
     layers = share_of(artifacts.layout, *parse_share(share))
-    me = NodeIdentity(NodeId(name), HostId(host or name), load_or_create(place.key(name)))
+    name = settings["node"]
+    me = NodeIdentity(NodeId(name), HostId(settings["host"]), load_or_create(place.key(name)))
     in_force = configure(int(settings["threads"]) or default_threads())
     hosting = Hosting(artifacts, layers, cast("Device", settings["device"].lower()), in_force, FAST)
     receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
