@@ -1,4 +1,5 @@
-# Five commands. Everything they install stays in .venv, .venv-parity and .venv-lock: nothing else on the machine changes.
+# Six commands. Everything they install stays in .venv, .venv-parity and .venv-lock: nothing else on the machine changes
+# (but `make dev` also puts a pre-commit hook into .git).
 #
 #   make demo ARGS="--max-tokens 40"     arguments for `sawyer demo`
 #   make test PYTHON=python3.12      another interpreter (after `make clean`)
@@ -12,13 +13,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test parity lock clean
+.PHONY: help demo dev test parity lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.installed-all  ## Run a whole network on this machine and generate with it
 	@$(BIN)/sawyer demo $(ARGS)
+
+dev: .venv/.installed-dev  ## Set .venv up for changing the code, with checks before each commit
+	@test ! -e .git || $(BIN)/pre-commit install
+	@echo "Ready. CONTRIBUTING.md says how to change and test one thing."
 
 test: .venv/.installed-dev  ## Check style, types, layers, and run every test
 	@echo "ruff: style";                 $(BIN)/ruff check --quiet .

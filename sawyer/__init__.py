@@ -1,4 +1,5 @@
-"""Sawyer: volunteer Mixture-of-Experts inference. This is the public door; everything else may move.
+"""Sawyer: volunteer Mixture-of-Experts inference. This is the public door; everything else may move, but for
+`sawyer.testing`.
 
 Names are loaded when they are first used, so that `import sawyer` needs neither NATS nor ONNX Runtime.
 """
@@ -11,35 +12,96 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sawyer.client.aio import AsyncClient
-    from sawyer.client.stream import Generation, TextStream
+    from sawyer.client.offer import OfferedModel
+    from sawyer.client.stream import Generation, TextStream, TokenLogprob
+    from sawyer.client.sync import BlockingTextStream, Client
+    from sawyer.contexts import NatsTarget
     from sawyer.errors import (
         AlreadyCompleted,
+        ArtifactCorrupt,
+        BadSignature,
+        BookCorrupt,
         BudgetTooSmall,
+        Busy,
+        Cancelled,
+        CheckpointCorrupt,
+        ClockWrong,
         ExpertUnavailable,
+        MalformedMessage,
+        MissingExtra,
+        NameTaken,
+        NoAnswer,
+        NobodyServes,
+        NotAuthorised,
+        NotCanonical,
+        PromptEmpty,
+        PromptTooLong,
         RefusedError,
+        RequestConflict,
         SawyerError,
+        ServerUnreachable,
+        Superseded,
+        UnknownAccount,
+        UnknownExpert,
+        UnknownModel,
         UnreachableError,
+        UnsupportedModel,
         UsageError,
         VerificationError,
+        ViewDiffers,
+        WriterFenced,
+        WrongManifest,
     )
     from sawyer.identity.keys import Key
-    from sawyer.schemas.messages import BalanceReply, Usage
+    from sawyer.schemas.messages import AccountReply, BalanceReply, Usage
 
 __all__ = [
+    "AccountReply",
     "AlreadyCompleted",
+    "ArtifactCorrupt",
     "AsyncClient",
+    "BadSignature",
     "BalanceReply",
+    "BlockingTextStream",
+    "BookCorrupt",
     "BudgetTooSmall",
+    "Busy",
+    "Cancelled",
+    "CheckpointCorrupt",
+    "Client",
+    "ClockWrong",
     "ExpertUnavailable",
     "Generation",
     "Key",
+    "MalformedMessage",
+    "MissingExtra",
+    "NameTaken",
+    "NatsTarget",
+    "NoAnswer",
+    "NobodyServes",
+    "NotAuthorised",
+    "NotCanonical",
+    "OfferedModel",
+    "PromptEmpty",
+    "PromptTooLong",
     "RefusedError",
+    "RequestConflict",
     "SawyerError",
+    "ServerUnreachable",
+    "Superseded",
     "TextStream",
+    "TokenLogprob",
+    "UnknownAccount",
+    "UnknownExpert",
+    "UnknownModel",
     "UnreachableError",
+    "UnsupportedModel",
     "Usage",
     "UsageError",
     "VerificationError",
+    "ViewDiffers",
+    "WriterFenced",
+    "WrongManifest",
     "__version__",
 ]
 
@@ -47,9 +109,15 @@ __version__ = importlib.metadata.version("sawyer")
 
 _HOME_OF = {
     "AsyncClient": "sawyer.client.aio",
+    "OfferedModel": "sawyer.client.offer",
     "Generation": "sawyer.client.stream",
     "TextStream": "sawyer.client.stream",
+    "TokenLogprob": "sawyer.client.stream",
+    "BlockingTextStream": "sawyer.client.sync",
+    "Client": "sawyer.client.sync",
+    "NatsTarget": "sawyer.contexts",
     "Key": "sawyer.identity.keys",
+    "AccountReply": "sawyer.schemas.messages",
     "BalanceReply": "sawyer.schemas.messages",
     "Usage": "sawyer.schemas.messages",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,18 +15,25 @@ from sawyer.errors import UsageError
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 NAME_LIMIT: Final = 64
+SAWYER, NATS_CLI = "sawyer", "nats"
+"""Whose a context is."""
 _PATHS: Final = ("creds", "nkey", "ca", "cert", "key")
 _TEXTS: Final = ("url", "user", "password", "token", "inbox_prefix", "description")
+_PROOFS: Final = ("user", "creds", "nkey", "token")
+"""Of several in one context the first counts, as in the nats CLI."""
 _NOT_HERE: Final = ("nsc", "socks_proxy", "user_jwt", "user_seed", "windows_cert_store")
 """Fields of the nats CLI that would change who connects or how, and that Sawyer cannot honour."""
+_ELSEWHERE: Final = re.compile(r"(op|nsc|env|data):", re.IGNORECASE)
+"""Values that the nats CLI would look up: in 1Password, in nsc, in a variable, in the text itself."""
 
 
 @dataclass(frozen=True)
 class NatsTarget:
-    """Where to connect and as whom. Paths name files; `creds` is a NATS credentials file, `nkey` a seed file. Secrets
-    are not in its repr."""
+    """Where to connect and as whom. `url`: one address or several of one cluster, with commas between. Paths name
+    files; `creds` is a NATS credentials file, `nkey` a seed file. At most one of creds, nkey, user and token. Secrets
+    are not in its repr; an address may hold one, so print `address`, not `url`."""
 
-    url: str = DEFAULT_URL
+    url: str = field(default=DEFAULT_URL, repr=False)
     creds: Path | None = None
     nkey: Path | None = None
     user: str = ""
@@ -35,6 +43,22 @@ class NatsTarget:
     cert: Path | None = None
     key: Path | None = None
     inbox_prefix: str = ""
+    tls_first: bool = False
+
+    def __post_init__(self) -> None:
+        given = [each for each in _PROOFS if getattr(self, each)]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} are two ways to prove who connects", hint="Give one of them.")
+
+    @property
+    def servers(self) -> list[str]:
+        """The addresses, each alone."""
+        return [each.strip() for each in self.url.split(",")]
+
+    @property
+    def address(self) -> str:
+        """The url as it may be printed."""
+        return without_secret(self.url)
 
     @property
     def credential(self) -> str:
@@ -47,7 +71,23 @@ class NatsTarget:
             return f"user {self.user}"
         if self.token:
             return "a token"
+        if self.address != self.url:
+            return "what stands in the address"
         return f"certificate {self.cert}" if self.cert else "no credentials"
+
+    @property
+    def proves(self) -> bool:
+        """Whether it says who connects; a certificate may come besides."""
+        return any(getattr(self, each) for each in _PROOFS) or self.address != self.url
+
+    def with_creds(self, creds: Path) -> NatsTarget:
+        """The same server, with these credentials and no others."""
+        return replace(self, creds=creds, nkey=None, user="", password="", token="")
+
+
+def without_secret(url: str) -> str:
+    """An address without what stands before its @: a password may hold any character, so all of it goes."""
+    return re.sub(r"^([a-z]+://)?.*@", r"\1***@", url, flags=re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -66,7 +106,8 @@ class Contexts:
     counts."""
 
     def __init__(self, folder: Path, nats_cli: Path | None = None) -> None:
-        self._places = (("sawyer", folder / "contexts"), ("nats", nats_cli or _nats_cli_folder()))
+        self._folder = folder
+        self._places = ((SAWYER, folder / "contexts"), (NATS_CLI, nats_cli or _nats_cli_folder()))
         self._selected = folder / "context.txt"
 
     @property
@@ -75,33 +116,55 @@ class Contexts:
 
     def names(self) -> list[str]:
         """All contexts, by name."""
-        return sorted({file.stem for _, place in self._places for file in place.glob("*.json")})
+        return sorted({file.stem for _, place in self._places for file in place.glob("*.json") if _fits(file.stem)})
 
-    def read(self, name: str) -> Context:
-        """Raises UsageError if there is none of that name, or if it cannot be used, naming file and place."""
+    def locate(self, name: str) -> tuple[str, Path]:
+        """Whose a context is, and its file. Raises UsageError if there is none of that name."""
         for owner, place in self._places:
             file = place / f"{_checked(name)}.json"
             if file.is_file():
-                return _parse(name, file, owner)
+                return owner, file
         known = ", ".join(self.names())
         raise UsageError(
             f"there is no context {name!r}",
             hint=f"Known: {known}." if known else "Make one: sawyer context add NAME --nats URL",
         )
 
+    def read(self, name: str) -> Context:
+        """Raises UsageError if there is none of that name, or if it cannot be used, naming file and place."""
+        owner, file = self.locate(name)
+        return _parse(name, file, owner)
+
     def add(self, name: str, target: NatsTarget, description: str = "") -> Path:
         """Write one of Sawyer's own. Raises UsageError if it is there already."""
-        file = self._places[0][1] / f"{_checked(name)}.json"
-        if file.exists():
-            raise UsageError(f"context {name!r} is there already: {file}", hint="Choose another name, or delete it.")
+        file = self._own(name)
         texts = {"url": target.url, "description": description} | {
             each: getattr(target, each) for each in ("user", "password", "token", "inbox_prefix")
         }
         paths = {each: str(getattr(target, each) or "") for each in _PATHS}
-        held = {key: value for key, value in (texts | paths).items() if value}
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        durable.create(file, (json.dumps(held, indent=2) + "\n").encode())
+        held: dict[str, Any] = {key: value for key, value in (texts | paths).items() if value}
+        if target.tls_first:
+            held["tls_first"] = True
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            durable.create(file, (json.dumps(held, indent=2) + "\n").encode())
+        except FileExistsError as error:
+            raise _taken(name, file) from error
         return file
+
+    def check_free(self, name: str) -> None:
+        """Raises UsageError if `add` could not use this name."""
+        if self._own(name).exists():
+            raise _taken(name, self._own(name))
+
+    def remove(self, name: str) -> None:
+        """Delete one of Sawyer's own, and forget that it was selected. Raises UsageError for any other."""
+        owner, file = self.locate(name)
+        if owner != SAWYER:
+            raise UsageError(f"context {name!r} belongs to the nats CLI: {file}", hint=f"nats context rm {name}")
+        if self.selected() == name:
+            self.select("")
+        file.unlink()
 
     def selected(self) -> str:
         """The context that is used when none is named; "" for none."""
@@ -118,8 +181,15 @@ class Contexts:
             self._selected.unlink(missing_ok=True)
             return
         self.read(name)
-        self._selected.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         durable.replace(self._selected, f"{name}\n".encode())
+
+    def _own(self, name: str) -> Path:
+        return self._places[0][1] / f"{_checked(name)}.json"
+
+
+def _taken(name: str, file: Path) -> UsageError:
+    hint = f"Choose another name, or: sawyer context rm {name}"
+    return UsageError(f"context {name!r} is there already: {file}", hint=hint)
 
 
 def _nats_cli_folder() -> Path:
@@ -127,9 +197,13 @@ def _nats_cli_folder() -> Path:
     return Path(base) / "nats" / "context"
 
 
+def _fits(name: str) -> bool:
+    """Whether it is a plain file name, and may stand in context.txt."""
+    return 0 < len(name) <= NAME_LIMIT and name[0] not in ".-" and not re.search(r"[\s/\\\x00-\x1f\x7f]", name)
+
+
 def _checked(name: str) -> str:
-    """Raises UsageError for a name that is no plain file name."""
-    if not name or len(name) > NAME_LIMIT or name.startswith(".") or any(each in name for each in "/\\ \0"):
+    if not _fits(name):
         raise UsageError(f"{name!r} cannot name a context", hint="Use letters, digits, - and _.")
     return name
 
@@ -138,20 +212,39 @@ def _parse(name: str, file: Path, owner: str) -> Context:
     try:
         held: Any = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
+        where = f"at line {error.lineno}, column {error.colno}"
         raise UsageError(f"{file} is not a context: {error.msg} ({where})", hint="Mend it, or add it anew.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read context {name}: {error}") from error
+        raise UsageError(f"cannot read context {name}: {error}", hint="Mend it, or add it anew.") from error
     if not isinstance(held, dict):
-        raise UsageError(f"{file} is not a context: it must be a JSON object")
-    for each in (*_TEXTS, *_PATHS, *_NOT_HERE):
-        if not isinstance(held.get(each) or "", str):
-            raise UsageError(f"{file}: {each} must be text")
+        raise UsageError(f"{file} is not a context: it must be a JSON object", hint="Mend it, or add it anew.")
+    texts = {each: _text(file, held, each) for each in (*_TEXTS, *_PATHS, *_NOT_HERE)}
     for each in _NOT_HERE:
-        if held.get(each):
-            raise UsageError(
-                f"{file}: Sawyer cannot use {each}", hint="Write a context with url and creds (or nkey, user, token)."
-            )
-    fields: dict[str, Any] = {each: held[each] for each in _TEXTS if held.get(each) and each != "description"}
-    fields |= {each: Path(held[each]).expanduser() for each in _PATHS if held.get(each)}
-    return Context(name, file, owner, held.get("description") or "", NatsTarget(**fields))
+        if texts[each]:
+            raise UsageError(f"{file}: Sawyer cannot use {each}", hint=_PLAIN_HINT)
+    if not isinstance(held.get("tls_first") or False, bool):
+        raise UsageError(f"{file}: tls_first must be true or false")
+    proof = next((each for each in _PROOFS if texts[each]), "")
+    left_out = {"description", "password", *_PROOFS} - {proof, "password" if proof == "user" else proof}
+    fields: dict[str, Any] = {each: text for each, text in texts.items() if text and each not in left_out}
+    fields.update({each: _path(texts[each]) for each in _PATHS if each in fields})
+    target = NatsTarget(**fields, tls_first=bool(held.get("tls_first")))
+    return Context(name, file, owner, texts["description"], target)
+
+
+_PLAIN_HINT: Final = "Add a context with url and creds (or nkey, user, token): sawyer context add NAME --nats URL"
+
+
+def _text(file: Path, held: dict[str, Any], field: str) -> str:
+    value = held.get(field) or ""
+    if not isinstance(value, str):
+        raise UsageError(f"{file}: {field} must be text")
+    if field not in ("url", "description") and _ELSEWHERE.match(value):
+        where = value.partition(":")[0]
+        raise UsageError(f"{file}: Sawyer cannot look up {field} in {where}:", hint=_PLAIN_HINT)
+    return value
+
+
+def _path(text: str) -> Path:
+    """As the nats CLI reads it: file://, ~ and $VARIABLES are understood."""
+    return Path(os.path.expandvars(text.removeprefix("file://"))).expanduser()

@@ -5,8 +5,10 @@ A rename is durable only once the folder is synced; a draft has a name of its ow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _UNNAMED = getattr(os, "O_TMPFILE", 0)
@@ -15,24 +17,35 @@ _UNNAMED = getattr(os, "O_TMPFILE", 0)
 def replace(path: Path, content: bytes) -> None:
     """Set the file to `content`; its folder is made (0700) if missing. Raises OSError; then the old file stands."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    draft = Path(name)
-    try:
-        _fill(descriptor, content)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with naming(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = Path(name)
+        try:
+            _fill(descriptor, content)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def create(path: Path, content: bytes) -> None:
     """Make the file; its folder is made (0700) if missing. Raises FileExistsError if there is one: of two processes one
     wins. On Linux the draft has no name, so that a crash leaves no secret behind."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not _link_unnamed(path, content):
-        _link_draft(path, content)
-    sync_folder(path.parent)
+    with naming(path):
+        if not _link_unnamed(path, content):
+            _link_draft(path, content)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError in here names the file that is written: a person knows nothing of drafts and descriptors."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _link_unnamed(path: Path, content: bytes) -> bool:

@@ -4,6 +4,7 @@ SawyerError                     1  failed
 ├── UsageError                  2  the caller asked for something that makes no sense
 │   ├── PromptEmpty
 │   ├── PromptTooLong
+│   ├── ClockWrong                 this machine's clock is far from the bookkeeper's
 │   └── UnsupportedModel           a checkpoint of a family, or with a setting, that we cannot split
 ├── VerificationError           3  verified, and found wrong
 │   ├── NotCanonical               bytes are not the one canonical encoding of their content
@@ -23,6 +24,7 @@ SawyerError                     1  failed
 │   ├── Superseded                 published before and replaced since: saying it again changes nothing
 │   ├── AlreadyCompleted           same request id, same content: carries usage and entry
 │   ├── NotAuthorised              this key may not sign this
+│   ├── NameTaken                  another process serves under this name and key
 │   ├── Busy                       a bounded queue is full: try again
 │   └── MalformedMessage
 ├── ExpertUnavailable           1  no replica of these experts answered: the request failed, nothing is billed
@@ -77,6 +79,11 @@ class PromptTooLong(UsageError):
 class UnsupportedModel(UsageError):
     code = "unsupported_model"
     default_hint = "docs/models.md lists what can be split, and how to add a family."
+
+
+class ClockWrong(UsageError):
+    code = "clock_wrong"
+    default_hint = "Set this machine's clock (timedatectl set-ntp true), then start again."
 
 
 class VerificationError(SawyerError):
@@ -192,6 +199,11 @@ class NotAuthorised(RefusedError):
     code = "not_authorised"
 
 
+class NameTaken(RefusedError):
+    code = "name_taken"
+    default_hint = "Stop the other process first, or use another --name."
+
+
 class Busy(RefusedError):
     code = "busy"
     default_hint = "Try again in a moment."
@@ -240,7 +252,8 @@ def _tree(root: type[SawyerError]) -> dict[str, type[SawyerError]]:
     return found
 
 
-_BY_CODE: Final = _tree(SawyerError)
+BY_CODE: Final = _tree(SawyerError)
+"""Every error, by its name on the wire."""
 _NUMBER: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _PAIRS: Final = re.compile(r"([0-9]{1,9}:[0-9]{1,9}( |$))*", re.ASCII)
 
@@ -248,7 +261,7 @@ _PAIRS: Final = re.compile(r"([0-9]{1,9}:[0-9]{1,9}( |$))*", re.ASCII)
 def from_code(code: str, message: str, hint: str, details: dict[str, str]) -> SawyerError:
     """The typed error that another process raised; a code we do not know becomes a plain SawyerError. The other process
     may be hostile: details that do not read as what their error carries are kept as text and never raise."""
-    kind = _BY_CODE.get(code, SawyerError)
+    kind = BY_CODE.get(code, SawyerError)
     error = kind.__new__(kind)
     SawyerError.__init__(error, message, hint=hint, details=details)
     if isinstance(error, ExpertUnavailable):

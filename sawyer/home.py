@@ -6,15 +6,19 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import platformdirs
 
 from sawyer import durable
 from sawyer.errors import Busy, UsageError, VerificationError
+
+LOCK_ATTEMPTS: Final = 10
+LOCK_PAUSE_S: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class Home:
         return self.path / "lock"
 
     @property
+    def joined_file(self) -> Path:
+        return self.path / "joined.txt"
+
+    @property
     def running_file(self) -> Path:
         return self.path / "running.json"
 
@@ -137,7 +145,7 @@ class Home:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UsageError(f"cannot make {self.path}: {error.strerror}", hint="Use another --home.") from error
-        if not os.access(self.path, os.W_OK | os.X_OK):
+        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
             whose = _owner(self.path)
             raise UsageError(
                 f"cannot write in {self.path}{whose}", hint="Use a home of your own: --home DIR, or SAWYER_HOME."
@@ -148,22 +156,31 @@ class Home:
         """One network at a time in one home, whatever ends it. Raises Busy naming the process that runs there."""
         self.create()
         with _opened(self.lock) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _locked(file):
                 file.seek(0)
                 raise Busy(
                     f"process {file.read().strip() or '?'} runs a network in {self.path}",
                     hint="`sawyer status` shows it, `sawyer down` ends it; or use another --home.",
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+                )
             self.running_file.unlink(missing_ok=True)  # of a process that was killed
+            with durable.naming(self.lock):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), str(os.getpid()).encode())
             try:
                 yield
             finally:
                 self.running_file.unlink(missing_ok=True)
+
+    def joined_at(self) -> str:
+        """The NATS address at which this home joined its network; "" if it did not say."""
+        try:
+            return self.joined_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def write_joined(self, address: str) -> None:
+        """Remember where the network is, for commands that are told nothing else. Raises OSError."""
+        durable.replace(self.joined_file, f"{address}\n".encode())
 
     def announce(self, url: str) -> None:
         """Tell other commands on this home where its network is; only inside `alone`."""
@@ -189,7 +206,7 @@ class Home:
             return None
         with contextlib.suppress(OSError, ValueError, TypeError):
             found = Running(**json.loads(self.running_file.read_text(encoding="utf-8")))
-            return found if found.pid == pid else None
+            return found if found.pid == pid and isinstance(found.url, str) else None
         return None
 
 
@@ -198,6 +215,17 @@ def _opened(path: Path) -> TextIO:
         return path.open("a+")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", hint="Use another --home.") from error
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the lock. Whoever looks at it (`lock_holder`) holds it for a moment, so this tries more than once."""
+    for attempt in range(LOCK_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if attempt + 1 < LOCK_ATTEMPTS:
+            time.sleep(LOCK_PAUSE_S)
+    return False
 
 
 def _owner(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import os
 import platform
@@ -27,12 +28,14 @@ FLAG, VARIABLE, FILE, SELECTED, RUNNING, DEFAULT = range(6)
 
 @dataclass(frozen=True)
 class Known:
-    """A setting that there is. `check` raises ValueError with what to write instead."""
+    """A setting that there is. `check` raises ValueError with what to write instead. `path`: it names a file or folder;
+    ~ is understood, and in the config file it is relative to that."""
 
     name: str
     default: Callable[[], str]
     about: str
     check: Callable[[str], None] = lambda _: None
+    path: bool = False
 
     @property
     def variable(self) -> str:
@@ -41,7 +44,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Value:
-    """One setting in force. `source` is for people: "--nats", "SAWYER_NATS", a file, "default"."""
+    """One setting in force. `source` is for people: "--nats", "SAWYER_NATS", a file and line, "default"."""
 
     name: str
     text: str
@@ -86,10 +89,10 @@ def _as_slug(text: str) -> str:
 
 
 KNOWN: Final[tuple[Known, ...]] = (
-    Known("home", lambda: str(Home.default().path), "keys, book, models"),
+    Known("home", lambda: str(Home.default().path), "keys, book, models", path=True),
     Known("nats", lambda: DEFAULT_URL, "address of the NATS server"),
     Known("context", lambda: "", "NATS context: address and credentials by name"),
-    Known("creds", lambda: "", "NATS credentials file"),
+    Known("creds", lambda: "", "NATS credentials file", path=True),
     Known("account", _user_name, "the account that pays", _slug),
     Known("model", lambda: "", "the model to ask; if empty, the network's only one", _slug),
     Known("node", _machine_name, "the name of the node on this machine", _slug),
@@ -98,7 +101,9 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("threads", lambda: "0", "compute threads, 0 for all cores", _threads),
     Known("ledger_durability", lambda: "full", "of the book: full, or normal (a power cut may lose the last commits)",
           _one_of("full", "normal")),
-    Known("nats_server", lambda: "", "another nats-server than the bundled one"),
+    Known("loop", lambda: "auto", "event loop of the long-running programs; auto: uvloop where it is installed",
+          _one_of("auto", "asyncio", "uvloop")),
+    Known("nats_server", lambda: "", "another nats-server than the bundled one", path=True),
 )  # fmt: skip
 
 
@@ -115,12 +120,30 @@ class Settings:
     def load(cls, environ: Mapping[str, str] | None = None, **flags: str | Path | int | None) -> Settings:
         """`flags` by name of the setting; None and "" were not given. Raises UsageError naming the source of a value
         that makes no sense, and line and column of a config file that cannot be read."""
+        settings, problems = cls.examine(environ, **flags)
+        if problems:
+            raise problems[0]
+        return settings
+
+    @classmethod
+    def examine(
+        cls, environ: Mapping[str, str] | None = None, **flags: str | Path | int | None
+    ) -> tuple[Settings, list[UsageError]]:
+        """As `load`, but what makes no sense is left out, and told beside the settings that remain."""
+        if unknown := flags.keys() - {known.name for known in KNOWN}:
+            raise TypeError(f"there are no settings {sorted(unknown)}")
         environ = os.environ if environ is None else environ
-        home = _pick(KNOWN[0], flags, environ, {}, Path())
+        problems: list[UsageError] = []
+        home = _pick(KNOWN[0], flags, environ, {}, problems)
         config_file = config_folder(home) / CONFIG_NAME
-        written = read_config(config_file)
-        values = {known.name: _pick(known, flags, environ, written, config_file) for known in KNOWN}
-        return cls(values, config_file)
+        try:
+            written = read_config(config_file, names_home=home.rank == DEFAULT)
+        except UsageError as error:
+            problems.append(error)
+            written = {}
+        values = {"home": home if home.rank < DEFAULT else _pick(KNOWN[0], flags, environ, written, problems)}
+        values |= {known.name: _pick(known, flags, environ, written, problems) for known in KNOWN[1:]}
+        return cls(values, config_file), problems
 
     def __getitem__(self, name: str) -> str:
         return self.values[name].text
@@ -131,27 +154,42 @@ class Settings:
 
     def where_nats(self) -> tuple[NatsTarget, str]:
         """The NATS server to use, and who decided. A context decides unless an address is given more directly; then, in
-        this order: the address, the network that runs in this home, nats://127.0.0.1:4222."""
-        nats, context = self.values["nats"], self._context()
+        this order: the address, the network that runs in this home, the address at which this home joined its
+        network, nats://127.0.0.1:4222. Credentials of the setting
+        `creds` go instead of those of a context that was not named more directly. Raises UsageError for a context that
+        cannot be used."""
+        nats, creds, context = self.values["nats"], self.values["creds"], self.context()
         target, source = NatsTarget(), "default"
         if context is not None and context.rank <= nats.rank:
-            target, source = self.contexts.read(context.text).target, f"context {context.text} ({context.source})"
+            target, source = self._target_of(context), f"context {context.text} ({context.source})"
             if context.rank == nats.rank:
-                target = replace(target, url=nats.text)
+                target, source = replace(target, url=nats.text), f"{nats.source}, credentials of {source}"
+            if creds.text and creds.rank > context.rank and target.proves:
+                return target, source
         elif nats.rank < DEFAULT:
             target, source = NatsTarget(url=nats.text), nats.source
         elif (running := self.home.running()) is not None:
             target, source = NatsTarget(url=running.url), f"the network that runs in {self.home.path}"
-        if self["creds"]:
-            target = replace(target, creds=Path(self["creds"]).expanduser())
+        elif joined := self.home.joined_at():
+            target, source = NatsTarget(url=joined), f"where {self.home.path} joined its network"
+        if creds.text:
+            target = target.with_creds(Path(creds.text).expanduser())
         return target, source
 
-    def _context(self) -> Value | None:
+    def context(self) -> Value | None:
+        """The context that is named, else the one that was selected, if any."""
         named = self.values["context"]
         if named.text:
             return named
         selected = self.contexts.selected()
         return Value("context", selected, SELECTED, str(self.contexts.selection_file)) if selected else None
+
+    def _target_of(self, context: Value) -> NatsTarget:
+        try:
+            return self.contexts.read(context.text).target
+        except UsageError as error:
+            hint = "Select another, or none: sawyer context select -" if context.rank == SELECTED else error.hint
+            raise UsageError(f"{error.message} ({context.source})", hint=hint) from error
 
 
 def config_folder(home: Value) -> Path:
@@ -161,47 +199,74 @@ def config_folder(home: Value) -> Path:
     return platformdirs.user_config_path("sawyer")
 
 
-def read_config(file: Path) -> dict[str, str]:
-    """The settings of a config file; none if it is not there. Raises UsageError naming line and column."""
+def read_config(file: Path, *, names_home: bool = False) -> dict[str, tuple[str, str]]:
+    """What a config file says: by setting, the text and the place; nothing if it is not there. Raises UsageError naming
+    line and column. `names_home`: it may name the home, since it was not found through one."""
     try:
-        raw = file.read_text(encoding="utf-8")
+        raw = file.read_bytes().decode("utf-8")
         held: dict[str, Any] = tomllib.loads(raw)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint="Check whose it is (`ls -l`).") from error
+    except UnicodeDecodeError as error:
+        where = _position(error.object[: error.start].decode("utf-8"))
+        raise UsageError(f"{file} is not text in UTF-8 ({where})", hint="Write it anew in UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: {error}", hint='Settings are written as: name = "value"') from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from error
-    names = {known.name for known in KNOWN} - {"home"}
-    for name, value in held.items():
-        line = next((n for n, text in enumerate(raw.splitlines(), 1) if text.lstrip().startswith(name)), 1)
-        if name not in names:
-            raise UsageError(
-                f"{file}: unknown setting {name!r} (at line {line}, column 1)",
-                hint=f"There are: {', '.join(sorted(names))}.",
-            )
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise UsageError(f"{file}: {name} must be text or a number (at line {line}, column 1)")
-    return {name: str(value) for name, value in held.items()}
+        reason = str(error).replace("at end of document", _position(raw.rstrip("\n")))
+        raise UsageError(f"{file}: {reason}", hint='Settings are written as: name = "value"') from error
+    names = {known.name for known in KNOWN} - (set() if names_home else {"home"})
+    return {name: _written(file, raw, name, value, names) for name, value in held.items()}
+
+
+def _written(file: Path, raw: str, name: str, value: object, names: set[str]) -> tuple[str, str]:
+    found = re.search(rf"^[ \t\[]*[\"']?{re.escape(name)}[\"']?[ \t]*[=.\]]", raw, re.MULTILINE)
+    start = found.start() + len(found.group()) - len(found.group().lstrip(" \t[")) if found else 0
+    place = f"{file}, {_position(raw[:start]).removeprefix('at ')}"
+    if name == "home" and name not in names:
+        raise UsageError(
+            f"home cannot be set here ({place})", hint="This file was found through --home or SAWYER_HOME."
+        )
+    if name not in names:
+        meant = difflib.get_close_matches(name, names, n=1)
+        did_you = f"Did you mean {meant[0]}? " if meant else ""
+        raise UsageError(
+            f"there is no setting {name!r} ({place})", hint=f"{did_you}There are: {', '.join(sorted(names))}."
+        )
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UsageError(f"{name} must be text or a whole number ({place})", hint=f'Write: {name} = "value"')
+    known = next(each for each in KNOWN if each.name == name)
+    text = str(value)
+    return str(file.parent / Path(text).expanduser()) if known.path and text else text, place
+
+
+def _position(before: str) -> str:
+    """Where a text ends, counted as editors do."""
+    return f"at line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
 
 
 def _pick(
     known: Known,
     flags: Mapping[str, str | Path | int | None],
     environ: Mapping[str, str],
-    written: Mapping[str, str],
-    config_file: Path,
+    written: Mapping[str, tuple[str, str]],
+    problems: list[UsageError],
 ) -> Value:
+    """The value of the most direct source whose value makes sense; what does not goes to `problems`."""
     given = flags.get(known.name)
+    text, place = written.get(known.name, ("", ""))
     candidates = (
         ("" if given is None else str(given), FLAG, f"--{known.name.replace('_', '-')}"),
         (environ.get(known.variable, ""), VARIABLE, known.variable),
-        (written.get(known.name, ""), FILE, str(config_file)),
-        (known.default(), DEFAULT, "default"),
+        (text, FILE, place),
     )
-    text, rank, source = next((each for each in candidates if each[0]), candidates[-1])
-    try:
-        known.check(text)
-    except ValueError as error:
-        raise UsageError(f"{known.name} is {text!r} ({source})", hint=str(error)) from error
-    return Value(known.name, text, rank, source)
+    for text, rank, source in candidates:
+        if not text:
+            continue
+        try:
+            known.check(text)
+        except ValueError as error:
+            problems.append(UsageError(f"{known.name} is {text!r} ({source})", hint=str(error)))
+        else:
+            return Value(known.name, text, rank, source)
+    return Value(known.name, known.default(), DEFAULT, "default")

@@ -288,6 +288,12 @@ KIND_OF: Final[dict[type[Strict], str]] = {
 }
 
 
+def command_word(kind: str) -> str:
+    """`tokens.reserved.v1` -> `tokens-reserved`: the last token of the subject that asks for such an event."""
+    noun, participle, _ = kind.split(".")
+    return f"{noun}-{participle}"
+
+
 class EntryFrame(Strict):
     """An entry of any kind, known or not: everything about it but what its body means. `body` and `decided` are JSON
     objects whose canonical bytes stand verbatim inside the entry's own canonical bytes."""

@@ -1,4 +1,4 @@
-"""Makes the JSON Schema files in schemas/json/ from the models. A test fails when the two differ.
+"""Makes schemas/asyncapi.yaml and the JSON Schema files in schemas/json/. Tests fail when files and models differ.
 
 python -m sawyer.schemas.generate
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sawyer.schemas import events, messages, models
+from sawyer.schemas import asyncapi, events, messages, models
 from sawyer.schemas.base import Strict
 
 FOLDER = Path(__file__).resolve().parent / "json"
+ASYNCAPI = "asyncapi.yaml"
+"""Stands beside the folder."""
 
 
 def documents() -> dict[str, str]:
@@ -20,7 +22,8 @@ def documents() -> dict[str, str]:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Make the folder hold exactly these documents."""
+    """Make the folder hold exactly these documents, and write the AsyncAPI document beside it. Raises MissingExtra."""
+    bus = asyncapi.render()
     folder.mkdir(exist_ok=True)
     wanted = documents()
     for path in folder.glob("*.json"):
@@ -28,6 +31,7 @@ def write(folder: Path = FOLDER) -> None:
             path.unlink()
     for name, text in wanted.items():
         (folder / name).write_text(text, encoding="utf-8")
+    folder.with_name(ASYNCAPI).write_text(bus, encoding="utf-8")
 
 
 def _published() -> dict[str, type[Strict]]:

@@ -26,6 +26,7 @@ from sawyer.schemas.signed import Kind, Signature, Signed
 MAX_PROMPT_CHARS: Final = 1_000_000
 MAX_STOP_STRINGS: Final = 16
 MAX_TOP_LOGPROBS: Final = 20
+MAX_BUCKETS_TOLD: Final = 100
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -100,7 +101,8 @@ class Takeover(Strict):
 
 
 class Usage(Strict):
-    """The bill. `entry` is the seq of the entry in the book; `wall_us` covers prefill to the last token."""
+    """The bill. `entry` is the seq of the entry in the book; `prefill_us` is the time to the first token, `decode_us`
+    from there to the end."""
 
     input_tokens: Count
     output_tokens: Count
@@ -306,6 +308,36 @@ class BalanceReply(Strict):
     seq: Count
 
 
+class AccountQuery(Strict):
+    account: Slug
+
+
+class AccountBucket(Strict):
+    """One grant. `granted` tokens are `available`, `held` or `consumed`; they can be reserved from `valid_from_ms` on and
+    before `expires_ms`. `seq` is the entry of the grant."""
+
+    grant: Slug
+    granted: Positive
+    available: Count
+    held: Count
+    consumed: Count
+    valid_from_ms: TimeMs
+    expires_ms: TimeMs
+    seq: Positive
+
+
+class AccountReply(Strict):
+    """An account: its key, the entry that opened it, and its budget. `buckets` are its newest grants, the newest first,
+    at most MAX_BUCKETS_TOLD of all `grants`."""
+
+    account: Slug
+    key: PublicKey
+    opened: Positive
+    balance: BalanceReply
+    grants: Count
+    buckets: Annotated[tuple[AccountBucket, ...], Field(max_length=MAX_BUCKETS_TOLD)]
+
+
 class NetworkReply(Strict):
     """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models. `checkpoint`
     is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not
@@ -392,6 +424,8 @@ MESSAGES: Final[tuple[type[Strict], ...]] = (
     LedgerReply,
     BalanceQuery,
     BalanceReply,
+    AccountQuery,
+    AccountReply,
     NetworkReply,
     MembersReply,
     RouterReply,

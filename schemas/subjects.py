@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from sawyer.errors import UsageError
 from sawyer.ids import ModelId, NodeId, RequestId, is_slug
 
 PREFIX: Final = "sawyer.v1"
+ROUTERS: Final = "routers"
+"""The queue group of the routers of one model: each request goes to one of them."""
 
 
 def expert(node: NodeId, model: ModelId, layer: int, expert_id: int) -> str:
@@ -68,8 +70,15 @@ def all_ledger() -> str:
 
 
 def query(what: str) -> str:
-    """Anyone allowed -> bookkeeper (network, members, balance) or router (router): a read-only question."""
+    """Anyone allowed -> bookkeeper (network, members, balance, account) or router (router): a read-only question."""
     return f"{PREFIX}.query.{_token(what)}"
+
+
+def discovery(verb: Literal["PING", "INFO", "STATS"], service: str = "", instance: str = "") -> str:
+    """Anyone -> everyone, the programs of one kind, or one of them: the discovery protocol of NATS micro services
+    (ADR-32 of nats-architecture-and-design), which is not ours and so not under our prefix."""
+    named = [_token(name) for name in (service, instance) if name]
+    return ".".join(["$SRV", verb, *named])
 
 
 ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
@@ -81,7 +90,7 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sawyer.v1.echo.<model>", "node", "router", "any bytes -> the same bytes"),
     ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
     ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),
-    ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance; router"),
+    ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance, account; router"),
 )
 """(pattern, who sends, who listens, what)."""
 

@@ -12,7 +12,8 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final
+from itertools import accumulate, pairwise
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +38,15 @@ FLAG_REPLY_F32: Final = 0x01
 """The sender wants the answer in float32, whatever the request's own dtype."""
 _KNOWN_FLAGS: Final = FLAG_REPLY_F32
 
-# magic, version, kind, dtype, flags, request id, grant id, sequence, deadline_ms | compute_us, 0 | waited_us,
-# manifest prefix, layer, experts, hidden, rows, indices, reserved
-_HEADER: Final = struct.Struct("<4sBBBB16s16sIII8sHHIIII")
-_TABLE: Final = np.dtype([("expert", "<u4"), ("count", "<u4")])
+HEADER_FIELDS: Final = (
+    ("magic", "4s"), ("version", "B"), ("kind", "B"), ("dtype", "B"), ("flags", "B"), ("request", "16s"),
+    ("grant", "16s"), ("sequence", "I"), ("word_a", "I"), ("word_b", "I"), ("manifest", "8s"), ("layer", "H"),
+    ("experts", "H"), ("hidden", "I"), ("rows", "I"), ("indices", "I"), ("reserved", "I"),
+)  # fmt: skip
+"""(field, code of the struct module), in order. `word_a`, `word_b`: see Header."""
+_HEADER: Final = struct.Struct("<" + "".join(code for _, code in HEADER_FIELDS))
+_TABLE_ROW_BYTES: Final = 8
+"""Expert and row count, 32 bits each. A few numbers are faster through struct than through an array."""
 HEADER_BYTES: Final = _HEADER.size
 
 Rows = NDArray[np.floating[Any]]
@@ -59,12 +65,12 @@ class Dtype(IntEnum):
     F32 = 2
 
 
-_KINDS: Final = frozenset(Kind)
+_KINDS: Final = {int(kind): kind for kind in Kind}
+_DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
 NUMPY: Final[dict[Dtype, np.dtype[np.floating[Any]]]] = {Dtype.F16: np.dtype("<f2"), Dtype.F32: np.dtype("<f4")}
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What both directions share. `word_a`, `word_b`: deadline_ms and 0 in a request, compute_us and waited_us in a
     reply."""
 
@@ -132,8 +138,8 @@ def encode_request(message: ActivationRequest) -> bytes:
     if not message.work:
         raise MalformedMessage("an activation request without experts")
     rows = np.ascontiguousarray(message.rows)
-    table = np.array([(expert, len(indices)) for expert, indices in message.work], dtype=_TABLE)
-    indices = np.concatenate([indices for _, indices in message.work]).astype("<u4", copy=False)
+    table = [(expert, len(indices)) for expert, indices in message.work]
+    indices = [np.ascontiguousarray(indices, "<u4") for _, indices in message.work]
     header = Header(
         kind=Kind.REQUEST,
         dtype=_dtype_of(rows),
@@ -147,11 +153,11 @@ def encode_request(message: ActivationRequest) -> bytes:
         experts=len(table),
         hidden=rows.shape[1],
         rows=rows.shape[0],
-        indices=len(indices),
+        indices=sum(count for _, count in table),
         grant=message.grant,
     )
     _check_limits(header)
-    return b"".join((header.pack(), table.tobytes(), indices.tobytes(), rows.tobytes()))
+    return b"".join((header.pack(), _pack_table(table), *(each.data for each in indices), rows.data))
 
 
 def decode_request(raw: bytes) -> ActivationRequest:
@@ -159,9 +165,9 @@ def decode_request(raw: bytes) -> ActivationRequest:
     header = read_header(raw)
     if header.kind is not Kind.REQUEST:
         raise MalformedMessage(f"expected an activation request, got kind {header.kind.name}")
-    table, offset = _read_table(raw, header)
-    if int(table["count"].sum()) != header.indices:
-        raise MalformedMessage(f"row counts add up to {int(table['count'].sum())}, the header says {header.indices}")
+    experts, ends, offset = _read_table(raw, header)
+    if ends[-1] != header.indices:
+        raise MalformedMessage(f"row counts add up to {ends[-1]}, the header says {header.indices}")
     itemsize = NUMPY[header.dtype].itemsize
     expected = offset + 4 * header.indices + header.rows * header.hidden * itemsize
     if len(raw) != expected:
@@ -170,10 +176,7 @@ def decode_request(raw: bytes) -> ActivationRequest:
     if int(indices.max()) >= header.rows:
         raise MalformedMessage(f"row index {int(indices.max())} of {header.rows} rows")
     rows = _read_rows(raw, header, offset + 4 * header.indices)
-    ends = np.cumsum(table["count"]).tolist()
-    starts = [0, *ends[:-1]]
-    experts = table["expert"].tolist()
-    work = tuple((expert, indices[a:b]) for expert, a, b in zip(experts, starts, ends, strict=True))
+    work = tuple((expert, indices[a:b]) for expert, (a, b) in zip(experts, pairwise((0, *ends)), strict=True))
     return ActivationRequest(
         request=header.request,
         sequence=header.sequence,
@@ -192,7 +195,7 @@ def encode_reply(message: ActivationReply) -> bytes:
     if not message.blocks:
         raise MalformedMessage("an activation reply without blocks")
     blocks = [np.ascontiguousarray(block) for _, block in message.blocks]
-    table = np.array([(expert, len(block)) for expert, block in message.blocks], dtype=_TABLE)
+    table = [(expert, len(block)) for expert, block in message.blocks]
     header = Header(
         kind=Kind.REPLY,
         dtype=_dtype_of(blocks[0]),
@@ -209,7 +212,7 @@ def encode_reply(message: ActivationReply) -> bytes:
         indices=0,
     )
     _check_limits(header)
-    return b"".join((header.pack(), table.tobytes(), *(block.tobytes() for block in blocks)))
+    return b"".join((header.pack(), _pack_table(table), *(block.data for block in blocks)))
 
 
 def encode_error(error: SawyerError, request: RequestId, sequence: int) -> bytes:
@@ -232,19 +235,16 @@ def decode_answer(raw: bytes) -> ActivationReply | ActivationError:
         return ActivationError(header.request, header.sequence, body.to_error())
     if header.kind is not Kind.REPLY:
         raise MalformedMessage(f"expected an activation reply, got kind {header.kind.name}")
-    table, offset = _read_table(raw, header)
+    experts, ends, offset = _read_table(raw, header)
     if header.indices:
         raise MalformedMessage(f"an activation reply carries no row indices, the header says {header.indices}")
-    if int(table["count"].sum()) != header.rows:
-        raise MalformedMessage(f"blocks add up to {int(table['count'].sum())} rows, the header says {header.rows}")
+    if ends[-1] != header.rows:
+        raise MalformedMessage(f"blocks add up to {ends[-1]} rows, the header says {header.rows}")
     expected = offset + header.rows * header.hidden * NUMPY[header.dtype].itemsize
     if len(raw) != expected:
         raise MalformedMessage(f"expected {expected} bytes, got {len(raw)}")
     rows = _read_rows(raw, header, offset)
-    ends = np.cumsum(table["count"]).tolist()
-    blocks = tuple(
-        (expert, rows[a:b]) for expert, a, b in zip(table["expert"].tolist(), [0, *ends[:-1]], ends, strict=True)
-    )
+    blocks = tuple((expert, rows[a:b]) for expert, (a, b) in zip(experts, pairwise((0, *ends)), strict=True))
     return ActivationReply(
         request=header.request,
         sequence=header.sequence,
@@ -268,13 +268,13 @@ def read_header(raw: bytes) -> Header:
         raise MalformedMessage("not a Sawyer activation message (wrong magic)")
     if version != VERSION:
         raise MalformedMessage(f"expected message version {VERSION}, got {version}")
-    if kind not in _KINDS or dtype not in NUMPY:
+    if kind not in _KINDS or dtype not in _DTYPES:
         raise MalformedMessage(f"unknown kind {kind} or dtype {dtype}")
     if flags & ~_KNOWN_FLAGS or reserved:
         raise MalformedMessage(f"unknown flags {flags:#x} or reserved bits set")
     header = Header(
-        Kind(kind), Dtype(dtype), flags, RequestId(request.hex()), sequence, word_a, word_b, manifest, layer, experts,
-        hidden, rows, indices, grant,
+        _KINDS[kind], _DTYPES[dtype], flags, RequestId(request.hex()), sequence, word_a, word_b, manifest, layer,
+        experts, hidden, rows, indices, grant,
     )  # fmt: skip
     if header.kind is not Kind.ERROR:
         _check_limits(header)
@@ -289,7 +289,7 @@ def block_leaf(layer: int, expert: int, inputs: Rows, output: Rows) -> bytes:
 
 def split_limit_rows(hidden: int, dtype: Dtype) -> int:
     """How many rows of expert input (so of expert output) fit one message under MESSAGE_LIMIT_BYTES; at least 1."""
-    room = MESSAGE_LIMIT_BYTES - HEADER_BYTES - _TABLE.itemsize * MAX_EXPERTS
+    room = MESSAGE_LIMIT_BYTES - HEADER_BYTES - _TABLE_ROW_BYTES * MAX_EXPERTS
     return max(1, room // (hidden * NUMPY[dtype].itemsize))
 
 
@@ -311,22 +311,26 @@ def _check_limits(header: Header) -> None:
         raise MalformedMessage(f"an activation request needs row indices, got {header.indices}")
 
 
-def _read_table(raw: bytes, header: Header) -> tuple[NDArray[np.void], int]:
-    offset = HEADER_BYTES + header.experts * _TABLE.itemsize
+def _pack_table(table: list[tuple[int, int]]) -> bytes:
+    return struct.pack(f"<{2 * len(table)}I", *(number for row in table for number in row))
+
+
+def _read_table(raw: bytes, header: Header) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The experts, where the rows of each end, and the offset of what follows."""
+    offset = HEADER_BYTES + header.experts * _TABLE_ROW_BYTES
     if len(raw) < offset:
         raise MalformedMessage(f"{len(raw)} bytes do not hold a table of {header.experts} experts")
-    table = np.frombuffer(raw, dtype=_TABLE, count=header.experts, offset=HEADER_BYTES)
-    experts = table["expert"]
-    if int(table["count"].min()) == 0:
+    table = struct.unpack_from(f"<{2 * header.experts}I", raw, HEADER_BYTES)
+    experts, counts = table[::2], table[1::2]
+    if 0 in counts:
         raise MalformedMessage("an expert without rows")
-    if header.experts > 1 and not bool((experts[1:] > experts[:-1]).all()):
+    if any(after <= before for before, after in pairwise(experts)):
         raise MalformedMessage("experts must be ascending and named once")
-    return table, offset
+    return experts, tuple(accumulate(counts)), offset
 
 
 def _read_rows(raw: bytes, header: Header, offset: int) -> Rows:
-    flat = np.frombuffer(raw, dtype=NUMPY[header.dtype], count=header.rows * header.hidden, offset=offset)
-    return flat.reshape(header.rows, header.hidden)
+    return np.ndarray((header.rows, header.hidden), NUMPY[header.dtype], raw, offset)
 
 
 def _dtype_of(rows: Rows) -> Dtype:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sawyer.bus.calls import read, refuse_query
+from sawyer.bus.discovery import BOOKKEEPER, About, Discovery, Endpoint
 from sawyer.bus.protocol import Bus, Message, Subscription
 from sawyer.bus.service import Service
 from sawyer.clock import Clock
@@ -20,7 +21,7 @@ from sawyer.ledger.book import Book
 from sawyer.ledger.commands import VerifiedCommand
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
-from sawyer.schemas.messages import BalanceQuery, ErrorBody, LedgerCommand, LedgerReply
+from sawyer.schemas.messages import AccountQuery, BalanceQuery, ErrorBody, LedgerCommand, LedgerReply
 
 QUEUE_LIMIT: Final = 1024
 MAX_COMMAND_BYTES: Final = 1024 * 1024
@@ -28,6 +29,7 @@ BATCH_LIMIT: Final = 256
 VERIFIERS: Final = 4
 QUERY_LIMIT: Final = 1024
 EXPIRY_EVERY_S: Final = 1.0
+BOOKKEEPER_ID: Final = "bookkeeper"
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ class _Verified:
 class Bookkeeper:
     """Run it with `await run()`; it returns after `stop()`, or raises what made the book unusable."""
 
-    def __init__(self, bus: Bus, book: Book, clock: Clock) -> None:
+    def __init__(self, bus: Bus, book: Book, clock: Clock, version: str = "0.0.0") -> None:
+        self._version = version
         self._bus = bus
         self._book = book
         self._clock = clock
@@ -52,12 +55,15 @@ class Bookkeeper:
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Serve until `stop`. `started` is called when everything listens."""
-        queries = [
-            Service(self._bus, subjects.query(what), self._answering(answer), refuse_query, limit=QUERY_LIMIT)
+        queries = {
+            what: Service(self._bus, subjects.query(what), self._answering(answer), refuse_query, limit=QUERY_LIMIT)
             for what, answer in self._questions().items()
-        ]
+        }
+        about = About(BOOKKEEPER, BOOKKEEPER_ID, self._version, self._clock.now_ms(), "the one writer of the book")
+        found = Discovery(self._bus, about, [Endpoint.of(what, service) for what, service in queries.items()])
+        services: list[Service | Discovery] = [*queries.values(), found]
         subscription = await self._bus.subscribe(subjects.all_ledger(), self._enqueue)
-        for service in queries:
+        for service in services:
             await service.start()
         await self._bus.flush()
         started()
@@ -66,7 +72,7 @@ class Bookkeeper:
         try:
             await self._until_stopped(tasks, subscription)
         finally:
-            for service in queries:
+            for service in services:
                 await service.stop()
             for task in tasks:
                 task.cancel()
@@ -163,6 +169,7 @@ class Bookkeeper:
         return {
             "network": lambda _: self._book.network(self._clock.now_ms()),
             "members": lambda _: self._book.members(),
+            "account": lambda raw: self._book.account(AccountId(read(AccountQuery, raw).account), self._clock.now_ms()),
             "balance": lambda raw: self._book.balance(AccountId(read(BalanceQuery, raw).account), self._clock.now_ms()),
         }
 

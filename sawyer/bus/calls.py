@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from sawyer.bus.protocol import Bus
-from sawyer.errors import MalformedMessage, SawyerError, UnreachableError
+from sawyer.bus.protocol import Bus, Message
+from sawyer.errors import MalformedMessage, NoAnswer, NobodyServes, SawyerError, UnreachableError
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict, first_problem
+from sawyer.schemas.events import command_word
 from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerReply, QueryError
 
 ASK_TIMEOUT_S: Final = 5.0
 RECORD_TIMEOUT_S: Final = 5.0
 RECORD_PATIENCE_S: Final = 10.0
 RECORD_PAUSE_S: Final = 0.2
+SURVEY_WINDOW_S: Final = 0.25
+SURVEY_LIMIT: Final = 256
 
 ReplyT = TypeVar("ReplyT", bound=Strict)
 
@@ -39,6 +43,38 @@ async def ask(
     except ValidationError:
         return read(reply, raw)
     raise refused.error.to_error()
+
+
+async def survey(bus: Bus, what: str, reply: type[ReplyT], *, window_s: float = SURVEY_WINDOW_S) -> list[ReplyT]:
+    """A query that several programs answer: what came until nothing more came for `window_s`; at most SURVEY_LIMIT.
+    Answers that are not of this kind are left out. Raises NobodyServes if nobody listens, NoAnswer if nobody answers
+    within ASK_TIMEOUT_S."""
+    arrived: asyncio.Queue[Message] = asyncio.Queue(SURVEY_LIMIT)
+    inbox, subject = bus.new_inbox(), subjects.query(what)
+
+    def take(message: Message) -> None:
+        if not arrived.full():
+            arrived.put_nowait(message)
+
+    subscription = await bus.subscribe(inbox, take)
+    found: list[ReplyT] = []
+    answers = 0
+    try:
+        await bus.publish(subject, b"", inbox)
+        while answers < SURVEY_LIMIT:
+            async with asyncio.timeout(window_s if answers else ASK_TIMEOUT_S):
+                message = await arrived.get()
+            if message.no_responders:
+                raise NobodyServes(f"nobody listens on {subject}")
+            answers += 1
+            with contextlib.suppress(ValidationError):
+                found.append(reply.model_validate_json(message.data))
+    except TimeoutError:
+        if not answers:
+            raise NoAnswer(f"no answer on {subject} within {ASK_TIMEOUT_S:g} s") from None
+    finally:
+        await subscription.unsubscribe()
+    return found
 
 
 def refuse_query(error: SawyerError) -> bytes:
@@ -68,9 +104,3 @@ def _entry(reply: LedgerReply) -> EntryRef:
     if reply.entry is None:
         raise MalformedMessage("the bookkeeper answered with neither an entry nor an error")
     return reply.entry
-
-
-def command_word(kind: str) -> str:
-    """`tokens.reserved.v1` -> `tokens-reserved`: the last token of the command's subject."""
-    noun, participle, _ = kind.split(".")
-    return f"{noun}-{participle}"

@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import importlib.util
 import logging
-import os
 import re
-import ssl
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from sawyer.bus import credentials
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Handler, Message, Subscription
+from sawyer.bus.shortcut import ShortClient
 from sawyer.contexts import NatsTarget
-from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UsageError
+from sawyer.errors import MissingExtra, NoAnswer, NobodyServes, ServerUnreachable, UsageError
 
 CONNECT_TIMEOUT_S: Final = 2
 FIRST_CONNECT_ATTEMPTS: Final = 3
@@ -32,16 +35,33 @@ PENDING_BYTES_LIMIT: Final = 256 * 1024 * 1024
 PENDING_MESSAGES_LIMIT: Final = 65_536
 SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _NO_RESPONDERS: Final = "503"
+_INBOX_PREFIX: Final = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+_REFUSED: Final = re.compile(r"authoriz|authentic|nkeys|jwt|credential", re.IGNORECASE)
+_FINAL: Final = re.compile(rf"{_REFUSED.pattern}|VERIFY_FAILED|offers no TLS", re.IGNORECASE)
+"""Trying again would change nothing."""
+_HUNG_UP: Final = re.compile(r"hung up|reset by peer|broken pipe|connection lost", re.IGNORECASE)
+_UNTRUSTED: Final = re.compile(r"certificate|ssl|tls", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a NATS server says of itself."""
+
+    version: str
+    max_payload_bytes: int
+    jetstream: bool
+    encrypted: bool
 
 
 class NatsBus:
     """One connection. Made by `connect`. `dropped` counts messages lost to a full buffer (slow consumer). `closed` is
     set when the connection is gone for good (the server refused us): whoever runs on it must end."""
 
-    def __init__(self) -> None:
-        self._client = _Client()
+    def __init__(self, target: NatsTarget) -> None:
+        self._target = target
+        self._client = _Client(target)
         self._on_disconnect: list[Callable[[], None]] = []
         self._problems: list[str] = []
         self._gave_up = asyncio.Event()
@@ -54,10 +74,10 @@ class NatsBus:
         """`target`: an address, or an address with credentials. A first connect fails within seconds: UsageError for
         an address that is none or a credentials file that cannot be read, ServerUnreachable naming the address and the
         server's word. Once established, the connection survives any restart of its server."""
-        bus = cls()
         target = NatsTarget(url=target) if isinstance(target, str) else target
         options = _options(target)
-        connecting = asyncio.create_task(bus._connect(target.url, name, options))
+        bus = cls(target)
+        connecting = asyncio.create_task(bus._connect(name, options))
         giving_up = asyncio.create_task(bus._gave_up.wait())
         try:
             done, _ = await asyncio.wait(
@@ -65,20 +85,21 @@ class NatsBus:
             )
             if connecting in done:
                 connecting.result()
-                bus._established = True
-                return bus
-            why = bus._problems[-1] if bus._problems else f"no answer within {FIRST_CONNECT_TIMEOUT_S} s"
-            raise _unreachable(target, why)
+                if bus._client.is_connected:  # nats-py also returns when the server hung up instead of answering
+                    bus._established = True
+                    return bus
+            raise bus._unreachable()
         except (OSError, ValueError, nats.errors.Error) as error:
-            raise _unreachable(target, str(error) or type(error).__name__) from error
+            bus._problems.append(_reason(error))
+            raise bus._unreachable() from error
         finally:
             giving_up.cancel()
             if not bus._established:
                 await bus._abandon(connecting)
 
-    async def _connect(self, url: str, name: str, options: dict[str, Any]) -> None:
+    async def _connect(self, name: str, options: dict[str, Any]) -> None:
         await self._client.connect(
-            url,
+            self._target.servers,
             name=name,
             **options,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -88,8 +109,24 @@ class NatsBus:
             max_outstanding_pings=2,
             error_cb=self._note_error,
             disconnected_cb=self._note_disconnect,
+            reconnected_cb=self._note_reconnect,
             closed_cb=self._note_closed,
         )
+
+    def _unreachable(self) -> ServerUnreachable:
+        """The error of a first connect. A server that refuses us hangs up, and its word may be lost with that."""
+        target, problems = self._target, self._problems
+        why = next((each for each in problems if _FINAL.search(each)), problems[-1] if problems else "")
+        why = why or ("it hung up" if self._client._server_info else f"no answer within {FIRST_CONNECT_TIMEOUT_S} s")
+        if _REFUSED.search(why) or (self._client._server_info.get("auth_required") and _HUNG_UP.search(why)):
+            return ServerUnreachable(
+                f"{target.address} refused us, connecting with {target.credential} ({why})",
+                hint="Give credentials: --creds FILE, or a context that has them (sawyer context add).",
+            )
+        hint = ""
+        if _UNTRUSTED.search(why):
+            hint = "Check ca, cert and key in the context: the CA of the server's certificate, and ours if it asks."
+        return ServerUnreachable(f"no NATS server answers at {target.address} ({why})", hint=hint)
 
     async def _abandon(self, connecting: asyncio.Task[None]) -> None:
         connecting.cancel()
@@ -98,9 +135,22 @@ class NatsBus:
         with contextlib.suppress(nats.errors.Error, OSError, AssertionError):  # asserts that it came as far as a socket
             await self._client.close()
 
+    @property
+    def server(self) -> ServerInfo:
+        """What the server said of itself, at the last connect."""
+        info = self._client._server_info
+        return ServerInfo(
+            version=str(info.get("version", "unknown")),
+            max_payload_bytes=self._client.max_payload,
+            jetstream=bool(info.get("jetstream")),
+            encrypted=bool(info.get("tls_required")),
+        )
+
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         if len(data) > MAX_PAYLOAD_BYTES:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+        if self._client.send_now(subject, data, reply):
+            return
         try:
             await self._client.publish(subject, data, reply)
         except nats.errors.MaxPayloadError as error:
@@ -109,11 +159,14 @@ class NatsBus:
             raise ServerUnreachable(f"cannot send: {error}") from error
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
-        async def deliver(message: Msg) -> None:
+        def hear(message: Message) -> None:
             try:
-                handler(_message(message))
+                handler(message)
             except Exception:
                 log.exception("handler of %s failed; the message is dropped", subject)
+
+        async def deliver(message: Msg) -> None:
+            hear(_message(message))
 
         try:
             made = await self._client.subscribe(
@@ -125,6 +178,7 @@ class NatsBus:
             )
         except nats.errors.ConnectionClosedError as error:
             raise ServerUnreachable("cannot subscribe: the connection is closed") from error
+        self._client.hand_over(made, hear)
         return _Subscribed(made)
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
@@ -172,15 +226,23 @@ class NatsBus:
 
     async def _note_error(self, error: Exception) -> None:
         if not self._established:
-            self._problems.append(str(error) or type(error).__name__)
-            if len(self._problems) >= FIRST_CONNECT_ATTEMPTS:
+            self._problems.append(_reason(error))
+            attempts = FIRST_CONNECT_ATTEMPTS * len(self._target.servers)
+            if len(self._problems) >= attempts or _FINAL.search(self._problems[-1]):
                 self._gave_up.set()
             return
         if isinstance(error, nats.errors.SlowConsumerError):
             self.dropped += 1
+        elif not self._client.is_connected:  # one word an outage, not one an attempt
+            return
         log.warning("nats: %s", str(error) or type(error).__name__)
 
+    async def _note_reconnect(self) -> None:
+        log.warning("nats: connected again")
+
     async def _note_disconnect(self) -> None:
+        if self._established and not self._client.is_closed:
+            log.warning("nats: the connection is lost; trying to reconnect")
         for callback in self._on_disconnect:
             callback()
 
@@ -201,8 +263,21 @@ class _Subscribed:
             await asyncio.wait_for(self._subscription.drain(), DRAIN_TIMEOUT_S)  # type: ignore[no-untyped-call]
 
 
-class _Client(Client):
-    """nats-py, which stops reading for good when a subject or reply is not UTF-8 (and anybody may send one)."""
+class _Client(ShortClient):
+    """nats-py, which stops reading for good when a subject or reply is not UTF-8 (and anybody may send one), and tells
+    its credentials to a server without TLS even if TLS was asked for (and anybody in between may be that server)."""
+
+    def __init__(self, target: NatsTarget) -> None:
+        super().__init__()
+        self._encrypted = credentials.wants_tls(target) and not target.tls_first
+        if target.nkey:
+            self._public_nkey = credentials.read_nkey(target.nkey).id
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        over_tls = self._current_server is not None and self._current_server.uri.scheme == "wss"
+        if self._encrypted and initial_connection and not (info.get("tls_required") or over_tls):
+            raise nats.errors.Error("the server offers no TLS, and TLS was asked for")
+        await super()._process_info(info, initial_connection)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -215,50 +290,43 @@ class _Client(Client):
         return message
 
 
+def check(target: NatsTarget) -> None:
+    """Raises UsageError for an address that is none, and for a file of the target that cannot be used."""
+    _options(target)
+
+
 def _options(target: NatsTarget) -> dict[str, Any]:
     """What nats-py needs to connect as this target says. Raises UsageError for what no server could accept."""
+    for url in target.servers:
+        _check_address(url, target)
+    if target.inbox_prefix and not _INBOX_PREFIX.fullmatch(target.inbox_prefix):
+        raise UsageError(f"{target.inbox_prefix!r} cannot begin an inbox", hint="Write a subject, without * and >.")
+    given = {
+        "inbox_prefix": target.inbox_prefix,
+        "tls": credentials.tls(target),
+        "tls_handshake_first": target.tls_first,
+    }
+    return credentials.options(target) | {name: value for name, value in given.items() if value}
+
+
+def _check_address(url: str, target: NatsTarget) -> None:
     try:
-        address = urlsplit(target.url if "://" in target.url else f"nats://{target.url}")
+        address = urlsplit(url if "://" in url else f"nats://{url}")
         bad = address.scheme not in SCHEMES or not address.hostname or address.port == 0
     except ValueError:  # no port, or no address at all
-        bad = True
+        bad, address = True, urlsplit("")
     if bad:
-        raise UsageError(f"{target.url!r} is not the address of a NATS server", hint="Write nats://HOST:PORT.")
-    for file in (target.creds, target.nkey, target.ca, target.cert, target.key):
-        if file is not None and not os.access(file, os.R_OK):
-            raise UsageError(f"cannot read {file}", hint="Check the path and its owner.")
-    given: dict[str, Any] = {
-        "user_credentials": str(target.creds) if target.creds else None,
-        "nkeys_seed": str(target.nkey) if target.nkey else None,
-        "user": target.user or None,
-        "password": target.password or None,
-        "token": target.token or None,
-        "inbox_prefix": target.inbox_prefix or None,
-        "tls": _tls(target),
-    }
-    return {name: value for name, value in given.items() if value is not None}
+        raise UsageError(f"{target.address!r} is not the address of a NATS server", hint="Write nats://HOST:PORT.")
+    if address.scheme in ("ws", "wss") and importlib.util.find_spec("aiohttp") is None:
+        raise MissingExtra("aiohttp is not installed, and NATS over WebSocket needs it", hint="pip install aiohttp")
 
 
-def _tls(target: NatsTarget) -> ssl.SSLContext | None:
-    if not (target.ca or target.cert or target.url.startswith(("tls://", "wss://"))):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=target.ca)
-        if target.cert:
-            context.load_cert_chain(target.cert, target.key)
-    except (ssl.SSLError, OSError) as error:
-        raise UsageError(f"the TLS files cannot be used: {error}", hint="ca, cert and key are PEM files.") from error
-    return context
-
-
-def _unreachable(target: NatsTarget, why: str) -> ServerUnreachable:
-    refused = re.search(r"authoriz|authentic|nkeys|jwt|credential", why, re.IGNORECASE)
-    if refused:
-        return ServerUnreachable(
-            f"{target.url} refused us, connecting with {target.credential} ({why})",
-            hint="Give credentials: --creds FILE, or a context that has them (sawyer context add).",
-        )
-    return ServerUnreachable(f"no NATS server answers at {target.url} ({why})")
+def _reason(error: Exception) -> str:
+    """What went wrong, without the noise of asyncio."""
+    text = str(error) or type(error).__name__
+    if f"[Errno {errno.ECONNREFUSED}]" in text:
+        return "connection refused"
+    return f"no such host: {text}" if isinstance(error, socket.gaierror) else text
 
 
 def _over_server_limit(data: bytes) -> UsageError:

@@ -1,11 +1,14 @@
-"""The bus in one process, for pure unit tests: the same contract as NATS, no sockets. A `MemoryNetwork` is the server,
-each `MemoryBus` one participant. Order per sender is kept, delivery happens on later turns of the event loop."""
+"""The bus in one process, for tests: the same contract as NATS, no sockets. A `MemoryNetwork` is the server, each
+`MemoryBus` one participant. Order per sender is kept, delivery happens on later turns of the event loop on which the
+listener subscribed; participants may live in several threads, each with its own loop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -21,14 +24,16 @@ class _Listener:
     pattern: tuple[str, ...]
     handler: Handler
     queue: str
+    loop: asyncio.AbstractEventLoop
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
         await self.unsubscribe()
 
     async def unsubscribe(self) -> None:
-        if self in self.network.listeners:
-            self.network.listeners.remove(self)
+        with self.network.lock:
+            if self in self.network.listeners:
+                self.network.listeners.remove(self)
 
 
 @dataclass
@@ -36,24 +41,31 @@ class MemoryNetwork:
     """Routes by subject, with `*`, `>` and queue groups (members take turns)."""
 
     listeners: list[_Listener] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while `listeners` is read or changed."""
     _turns: Iterator[int] = field(default_factory=itertools.count)
 
     def route(self, message: Message) -> None:
         """Hand the message to everyone who listens; tell the sender if that is nobody."""
-        matching = [each for each in self.listeners if matches(each.pattern, message.subject)]
+        with self.lock:
+            listening = [each for each in self.listeners if not each.loop.is_closed()]
+        matching = [each for each in listening if matches(each.pattern, message.subject)]
         chosen = [each for each in matching if not each.queue]
         for group in sorted({each.queue for each in matching if each.queue}):
             members = [each for each in matching if each.queue == group]
             chosen.append(members[next(self._turns) % len(members)])
-        loop = asyncio.get_running_loop()
+        here = asyncio.get_running_loop()
         for each in chosen:
-            loop.call_soon(self._deliver, each, message)
+            soon = here.call_soon if each.loop is here else each.loop.call_soon_threadsafe
+            with contextlib.suppress(RuntimeError):  # its loop was closed just now: it is gone
+                soon(self._deliver, each, message)
         if not chosen and message.reply:
             self.route(Message(message.reply, b"", "", no_responders=True))
 
     def _deliver(self, listener: _Listener, message: Message) -> None:
-        if listener not in self.listeners:
-            return
+        with self.lock:
+            if listener not in self.listeners:
+                return
         try:
             listener.handler(message)
         except Exception:
@@ -80,8 +92,10 @@ class MemoryBus:
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         if self._closed:
             raise ServerUnreachable("cannot subscribe: the connection is closed")
-        listener = _Listener(self._network, tuple(subject.split(".")), handler, queue)
-        self._network.listeners.append(listener)
+        loop = asyncio.get_running_loop()
+        listener = _Listener(self._network, tuple(subject.split(".")), handler, queue, loop)
+        with self._network.lock:
+            self._network.listeners.append(listener)
         self._mine.append(listener)
         return listener
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Final
 
 from sawyer.bus.protocol import Bus, Message, Subscription
@@ -21,13 +23,25 @@ Refuse = Callable[[SawyerError], bytes]
 """A typed error as the bytes of this subject's reply."""
 
 
+@dataclass(slots=True)
+class Counts:
+    """What came of the messages of a subject. `busy_ns` is the time that answering took, `last_error` the last
+    refusal."""
+
+    requests: int = 0
+    errors: int = 0
+    busy_ns: int = 0
+    last_error: str = ""
+
+
 class Service:
-    """Serves one subject with `workers` tasks over a queue of at most `limit` messages of at most `max_bytes`."""
+    """Serves a subject (or some) with `workers` tasks over a queue of at most `limit` messages of at most
+    `max_bytes`."""
 
     def __init__(
         self,
         bus: Bus,
-        subject: str,
+        subject: str | Sequence[str],
         answer: Answer,
         refuse: Refuse,
         *,
@@ -37,25 +51,28 @@ class Service:
         max_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._bus = bus
-        self._subject = subject
+        self.subjects = (subject,) if isinstance(subject, str) else tuple(subject)
         self._answer = answer
         self._refuse = refuse
-        self._queue_group = queue
+        self.queue_group = queue
+        self.counts = Counts()
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(maxsize=limit)
         self._worker_count = workers
         self._max_bytes = max_bytes
         self._tasks: list[asyncio.Task[None]] = []
         self._refusals: set[asyncio.Task[None]] = set()
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
+        """Serve from now on."""
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._worker_count)]
-        self._subscription = await self._bus.subscribe(self._subject, self._enqueue, self._queue_group)
+        for subject in self.subjects:
+            self._subscriptions.append(await self._bus.subscribe(subject, self._enqueue, self.queue_group))
 
     async def stop(self, patience_s: float | None = None) -> None:
         """Takes no more, finishes what is queued (for so long at most, then cancels it), ends."""
-        if self._subscription is not None:
-            await self._subscription.drain()
+        await asyncio.gather(*(each.drain() for each in self._subscriptions))
+        if self._subscriptions:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self._waiting.join()
@@ -81,6 +98,8 @@ class Service:
             self._refuse_soon(message, error)
 
     def _refuse_soon(self, message: Message, error: SawyerError) -> None:
+        self.counts.requests += 1
+        self._count_error(error)
         task = asyncio.get_running_loop().create_task(self._reply(message, self._refuse(error)))
         self._refusals.add(task)
         task.add_done_callback(self._refusals.discard)
@@ -94,15 +113,25 @@ class Service:
                 self._waiting.task_done()
 
     async def _serve(self, message: Message) -> None:
+        started_ns = perf_counter_ns()
         try:
             reply = await self._answer(message)
         except SawyerError as error:
             reply = self._refuse(error)
+            self._count_error(error)
         except Exception as error:
             log.exception("answering %s failed", message.subject)
-            reply = self._refuse(SawyerError(f"internal error ({type(error).__name__}); the log has more"))
+            internal = SawyerError(f"internal error ({type(error).__name__}); the log has more")
+            reply = self._refuse(internal)
+            self._count_error(internal)
+        self.counts.requests += 1
+        self.counts.busy_ns += perf_counter_ns() - started_ns
         if reply is not None:
             await self._reply(message, reply)
+
+    def _count_error(self, error: SawyerError) -> None:
+        self.counts.errors += 1
+        self.counts.last_error = str(error)
 
     async def _reply(self, message: Message, data: bytes) -> None:
         if not message.reply:

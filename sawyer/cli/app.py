@@ -1,21 +1,34 @@
-"""The `sawyer` command: its groups, and the one place where an error becomes text and an exit code."""
+"""The `sawyer` command: its groups, and its exit code. How a failure is told: failures.py."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import asyncio
 import sys
-from typing import Annotated, Any, Final, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 import sawyer
-from sawyer.cli import demo, ledger, models, parts
-from sawyer.cli.output import print_error, say, stdout
-from sawyer.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, SawyerError
-
-_BAD_ARGUMENTS: Final[Any] = typer.BadParameter.__bases__[0]
-"""The base of all complaints about arguments (click's UsageError), which typer carries inside and does not export."""
+from sawyer.cli import (
+    accounts,
+    bench,
+    chat,
+    contexts,
+    demo,
+    doctor,
+    generate,
+    ledger,
+    models,
+    parts,
+    register,
+    status,
+    up,
+)
+from sawyer.cli.failures import report, without_debug
+from sawyer.cli.output import stdout
+from sawyer.errors import EXIT_DONE
 
 app = typer.Typer(
     name="sawyer",
@@ -24,12 +37,61 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog="Example: sawyer demo --prompt 'It was a' --kill")(demo.demo)
-app.command(epilog="Example: sawyer bookkeeper --home DIR --nats nats://127.0.0.1:4222")(parts.bookkeeper)
-app.command(epilog="Example: sawyer route austen-8m --home DIR --nats nats://127.0.0.1:4222")(parts.route)
-app.command(epilog="Example: sawyer serve austen-8m --share 0/2 --home DIR --nats nats://127.0.0.1:4222")(parts.serve)
-app.add_typer(models.app, name="models")
-app.add_typer(ledger.app, name="ledger")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `sawyer --help`."""
+
+    does: Callable[..., None] | typer.Typer
+    about: str
+    example: str = ""
+    name: str | None = None
+
+
+_MENU: Final[dict[str, tuple[Entry, ...]]] = {
+    "Start here": (
+        Entry(demo.demo, "See it all work once, and end", "sawyer demo --prompt 'It was a' --kill"),
+        Entry(up.up, "Keep a network running here", "sawyer up -d && sawyer status"),
+        Entry(up.down, "End it", "sawyer down"),
+        Entry(status.status, "Show the network on one page", "sawyer status node-1 --json"),
+        Entry(up.logs, "Show what its parts say", "sawyer logs -f router-1"),
+    ),
+    "Use it": (
+        Entry(generate.generate, "Continue a text", "sawyer generate 'It was a' --max-tokens 40 --temperature 0.8"),
+        Entry(chat.chat, "Write a text together with a model", "sawyer chat --temperature 0.7"),
+        Entry(accounts.balance, "Show the tokens of an account", "sawyer balance --json"),
+        Entry(accounts.app, "Open an account, look at it, grant tokens", name="account"),
+        Entry(models.app, "List, show and split models", name="models"),
+    ),
+    "Host experts": (
+        Entry(register.register, "Join a network as a host", "sawyer register --nats nats://HOST:4222 --name attic"),
+        Entry(parts.serve, "Serve experts of a model", "sawyer serve austen-8m --experts '0-3:*' --name attic"),
+    ),
+    "Run the parts": (
+        Entry(parts.bookkeeper, "Keep the book", "sawyer bookkeeper --home DIR --nats nats://127.0.0.1:4222"),
+        Entry(parts.route, "Run a model's router", "sawyer route austen-8m --nats nats://127.0.0.1:4222"),
+        Entry(bench.bench, "Measure this machine", "sawyer bench --quick --json"),
+    ),
+    "When something is wrong": (
+        Entry(doctor.doctor, "Check settings, machine and network", "sawyer doctor --json"),
+        Entry(contexts.app, "Name NATS servers and their credentials", name="context"),
+    ),
+    "Check the book": (Entry(ledger.app, "Verify the whole book, list and show its entries", name="ledger"),),
+}
+
+
+def _build() -> None:
+    for panel, entries in _MENU.items():
+        for entry in entries:
+            if isinstance(entry.does, typer.Typer):
+                app.add_typer(entry.does, name=entry.name, short_help=entry.about, rich_help_panel=panel)
+            else:
+                told = app.command(short_help=entry.about, epilog=f"Example: {entry.example}", rich_help_panel=panel)
+                told(entry.does)
+
+
+_build()
 
 
 def _version(wanted: bool) -> None:
@@ -43,6 +105,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what fails; anywhere.")] = False,
 ) -> None:
     """Options of the whole program."""
 
@@ -53,20 +116,11 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of one command line. Known errors are printed in two lines; a traceback is a bug."""
+    """The exit code of one command line; what fails is said in a line and a hint, a traceback only with --debug."""
+    debug, arguments = without_debug(arguments)
     try:
         code = app(arguments, standalone_mode=False, prog_name="sawyer")
-    except _BAD_ARGUMENTS as error:
-        error.show(sys.stderr)
-        return EXIT_USAGE
-    except (typer.Abort, KeyboardInterrupt):
-        say("interrupted")
-        return EXIT_INTERRUPTED
-    except SawyerError as error:
-        print_error(error)
-        return error.exit_code
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):  # the reader of our pipe has gone: nothing is left to say
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001
+        return report(error, debug=debug)
     return code if isinstance(code, int) else EXIT_DONE

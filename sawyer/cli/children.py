@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from sawyer import leash
+from sawyer.bus.server import LocalServer
 from sawyer.cli.parts import READY
 from sawyer.errors import SawyerError
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 15.0
 TAIL_LINES: Final = 5
+SERVER_POLL_S: Final = 0.1
+MAX_LOG_BYTES: Final = 10 * 1024 * 1024
+"""A log that has grown over this is set aside, once, before a program writes on."""
 
 
 class Child:
@@ -33,6 +37,7 @@ class Child:
     async def start(cls, name: str, arguments: list[str], log: Path, threads: int = 0) -> Child:
         """Start `sawyer ARGUMENTS`. `threads` bounds what numeric libraries take."""
         log.parent.mkdir(parents=True, exist_ok=True)
+        set_aside(log)
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
@@ -70,10 +75,10 @@ class Child:
         raise SawyerError(f"{self.name} ended before it was ready: {self._tail()}", hint=f"The whole log: {self.log}")
 
     async def died(self) -> str:
-        """Returns when the process has ended: how, and where its log is."""
+        """Returns when the process has ended: how."""
         code = await self._process.wait()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        return f"{self.name} ended {how}; its log: {self.log}"
+        return f"{self.name} ended {how}"
 
     def kill(self) -> None:
         """SIGKILL: no word of farewell."""
@@ -95,3 +100,44 @@ class Child:
         said = self.log.read_bytes()[self._log_start :].decode(errors="replace")
         lines = [each.strip() for each in said.splitlines() if each.strip()]
         return " / ".join(lines[-TAIL_LINES:]) or "its log is empty"
+
+
+class ServerChild:
+    """The bundled nats-server of a home, always at one address."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self._server = server
+
+    @classmethod
+    async def start(cls, folder: Path, listen: str, program: str = "") -> ServerChild:
+        """Returns when it is ready. Raises ServerUnreachable with its last words."""
+        return cls(await asyncio.to_thread(LocalServer.start, folder, listen=listen, program=program))
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    @property
+    def pid(self) -> int:
+        return self._server.process.pid
+
+    async def ready(self) -> None:
+        """It is, since `start`."""
+
+    async def died(self) -> str:
+        """Returns when it has ended."""
+        while self._server.process.poll() is None:  # noqa: ASYNC110  (no event tells of this process)
+            await asyncio.sleep(SERVER_POLL_S)
+        code = self._server.process.returncode
+        return f"nats-server ended {f'by signal {-code}' if code < 0 else f'with exit code {code}'}"
+
+    async def stop(self) -> None:
+        """In order, then by force. Idempotent."""
+        await asyncio.to_thread(self._server.stop)
+
+
+def set_aside(log: Path) -> None:
+    """A log that has grown too big becomes NAME.1 (one is kept)."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > MAX_LOG_BYTES:
+            log.replace(log.with_name(log.name + ".1"))

@@ -34,5 +34,5 @@ def demo(
 
     settings = Settings.load(home=home)
     place = settings.home if home else settings.home.demo
-    if not run(place, DemoPlan(prompt, max_tokens, nodes, kill, verbose, as_json)):
+    if not run(place, DemoPlan(prompt, max_tokens, nodes, kill, verbose, as_json, settings["nats_server"])):
         raise typer.Exit(EXIT_WRONG)

@@ -8,8 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from sawyer.cli.answer import TextOut, tokens_per_second
 from sawyer.cli.ledger import show as show_report
-from sawyer.cli.output import emit_json, heading, line, say, stdout, table
+from sawyer.cli.output import emit_json, heading, line, say, table
 from sawyer.client.stream import Generation
 from sawyer.home import Home
 from sawyer.ledger.replay import ReplayReport, replay_home
@@ -29,10 +30,7 @@ class DemoResult:
 
     @property
     def tokens_per_second(self) -> float:
-        """Output tokens over the time from prefill to the last."""
-        usage = self.answer.usage
-        seconds = (usage.prefill_us + usage.decode_us) / 1e6
-        return usage.output_tokens / seconds if seconds else 0.0
+        return tokens_per_second(self.answer.usage)
 
 
 class TextPrinter:
@@ -42,7 +40,7 @@ class TextPrinter:
         self._quiet = quiet
         self._verbose = verbose
         self._prompt = self._text = prompt
-        self._console = stdout()
+        self._out = TextOut()
         self._begun = False
 
     def piece(self, text: str) -> None:
@@ -51,10 +49,9 @@ class TextPrinter:
         if self._quiet or self._verbose:
             return
         if not self._begun:  # a prompt that is refused is not echoed
-            self._console.print(self._prompt, markup=False, style="bold", end="")
+            self._out.piece(self._prompt)
             self._begun = True
-        self._console.print(text, markup=False, end="")
-        sys.stdout.flush()
+        self._out.piece(text)
 
     def end(self) -> None:
         """No more will come, for whatever reason."""
@@ -62,7 +59,7 @@ class TextPrinter:
             line()
             line(self._text)
         elif self._begun:
-            line()
+            self._out.end(newline=True)
 
 
 def announce(nodes: int, home: Home, manifest: Manifest, *, quiet: bool) -> None:

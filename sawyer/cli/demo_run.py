@@ -7,46 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from sawyer.bus.calls import ask
 from sawyer.bus.connection import NatsBus
-from sawyer.bus.protocol import Bus
-from sawyer.bus.server import LocalServer
+from sawyer.bus.server import ANY_PORT
 from sawyer.cli import demo_report
-from sawyer.cli.children import Child
+from sawyer.cli.children import Child, ServerChild
 from sawyer.cli.demo_report import DemoResult
-from sawyer.cli.founding import Founder, pinned_network
-from sawyer.cli.models import split_with_progress
+from sawyer.cli.founding import pinned_network
+from sawyer.cli.interrupts import interruptible
+from sawyer.cli.network import NetworkPlan, Part, found, open_account, split_demo_model, until_seen
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation, TextStream
-from sawyer.clock import SystemClock
-from sawyer.errors import NoAnswer, SawyerError
+from sawyer.errors import SawyerError
 from sawyer.home import Home
 from sawyer.identity.keys import load_or_create
 from sawyer.model.artifacts import Artifacts
-from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
-from sawyer.schemas.messages import RouterReply, Trace
-from sawyer.schemas.models import MANIFEST_FILE
+from sawyer.model.catalog import DEMO_MODEL
+from sawyer.schemas.messages import Trace
 
 ACCOUNT: Final = "alice"
-ROUTER: Final = "router-1"
-FORMAT: Final = "q4"
 LOW_BUDGET: Final = 10_000
-SEEN_POLLS: Final = 500
-SERVER_POLL_S: Final = 0.1
 BROKEN_PATIENCE_S: Final = 1.0
 """How long the parts of a network that broke may take to end."""
-SEEN_POLL_S: Final = 0.02
 KILL_AFTER_STEPS: Final = 8
 """--kill waits for the middle of the text: some tokens are out, more are to come."""
-
-
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -59,13 +47,14 @@ class DemoPlan:
     kill: bool
     verbose: bool
     as_json: bool
+    nats_server: str = ""
 
 
 @dataclass
 class Network:
     """The running processes."""
 
-    server: LocalServer
+    server: ServerChild
     bookkeeper: Child
     router: Child
     nodes: dict[str, Child] = field(default_factory=dict)
@@ -76,9 +65,7 @@ class Network:
 
     async def breaks(self) -> str:
         """Returns when a part is gone that nothing can stand in for: which, and how. Nodes may die."""
-        parts = [
-            asyncio.create_task(each) for each in (self.router.died(), self.bookkeeper.died(), self._server_died())
-        ]
+        parts = [asyncio.create_task(each) for each in (self.router.died(), self.bookkeeper.died(), self.server.died())]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -88,17 +75,12 @@ class Network:
             child.patience_s = BROKEN_PATIENCE_S
         return done.pop().result()
 
-    async def _server_died(self) -> str:
-        while self.server.process.poll() is None:  # noqa: ASYNC110  (no event tells of this process)
-            await asyncio.sleep(SERVER_POLL_S)
-        return f"nats-server ended with exit code {self.server.process.returncode}"
-
 
 def run(home: Home, plan: DemoPlan) -> bool:
     """The whole demo: run, print, replay, print. True if the book was found right."""
     started = time.perf_counter()
     with home.alone():
-        result = asyncio.run(_interruptible(_demo(home, plan)))
+        result = asyncio.run(interruptible(_demo(home, plan)))
         if result is None:
             raise KeyboardInterrupt
         verdict = demo_report.replay_book(home)
@@ -107,7 +89,7 @@ def run(home: Home, plan: DemoPlan) -> bool:
 
 
 async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
-    artifacts = _split_model(home)
+    artifacts = split_demo_model(home)
     demo_report.announce(plan.nodes, home, artifacts.manifest, quiet=plan.as_json)
     async with _running(home, plan, artifacts) as network:
         asking = asyncio.create_task(_ask(network, home, plan))
@@ -117,7 +99,7 @@ async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
             if asking.done():
                 return asking.result()
             raise SawyerError(
-                f"the network broke: {breaking.result()}",
+                f"the network broke: {breaking.result()} (logs: {home.logs})",
                 hint="Run it again: its replay shows what was billed; what is held comes back within 10 minutes.",
             )
         finally:
@@ -177,72 +159,28 @@ async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIte
     """All processes of the demo's network, founded and ready; every one of them ended afterwards."""
     pin = pinned_network(home)
     async with contextlib.AsyncExitStack() as stack:
-        server = LocalServer.start(home.nats)
-        stack.callback(server.stop)
-        home.announce(server.url)
-        common = ["--home", str(home.path), "--nats", server.url]
-        bookkeeper = await _start(stack, home, "bookkeeper", ["bookkeeper", *common])
+        server = await ServerChild.start(home.nats, ANY_PORT, plan.nats_server)
+        stack.push_async_callback(server.stop)
+        parts = NetworkPlan(home, server.url, plan.nodes)
+        bookkeeper = await _start(stack, home, parts.bookkeeper)
         await bookkeeper.ready()
         bus = await NatsBus.connect(server.url, name="operator")
         stack.push_async_callback(bus.close)
-        founder = Founder(bus, home, pin, SystemClock())
-        await founder.found()
-        await founder.add_router(ROUTER)
-        await founder.publish(artifacts.manifest)
-        router = await _start(
-            stack, home, ROUTER, ["route", DEMO_MODEL, "--name", ROUTER, "--threads", "1", *common], threads=1
-        )
+        founder = await found(bus, home, pin, artifacts)
+        router = await _start(stack, home, parts.router)
         network = Network(server, bookkeeper, router)
         nodes = contextlib.AsyncExitStack()
         stack.push_async_callback(nodes.aclose)
-        for part in range(plan.nodes):
-            name = f"node-{part + 1}"
-            arguments = ["serve", DEMO_MODEL, "--name", name, "--host", f"host-{part + 1}"]
-            arguments += ["--share", f"{part}/{plan.nodes}", "--threads", "1", *common]
-            network.nodes[name] = await _start(nodes, home, name, arguments, threads=1)
-        await _open_account(server.url, home, founder, plan.max_tokens)
+        for part in parts.node_parts:
+            network.nodes[part.name] = await _start(nodes, home, part)
+        await open_account(server.url, home, founder, ACCOUNT, min(10 * plan.max_tokens, LOW_BUDGET))
         await asyncio.gather(*(child.ready() for child in [router, *network.nodes.values()]))
-        await _until_seen(bus, plan.nodes)
+        await until_seen(bus, plan.nodes)
+        home.announce(server.url)
         yield network
 
 
-async def _until_seen(bus: Bus, nodes: int) -> None:
-    """Returns when the router knows what every node serves."""
-    for _ in range(SEEN_POLLS):
-        if len((await ask(bus, "router", RouterReply)).nodes) >= nodes:
-            return
-        await asyncio.sleep(SEEN_POLL_S)
-    raise NoAnswer("the router does not hear every node", hint="See the logs in the home's logs folder.")
-
-
-async def _open_account(url: str, home: Home, founder: Founder, max_tokens: int) -> None:
-    async with AsyncClient(url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT))) as client:
-        await client.open_account()
-    await founder.top_up(ACCOUNT, at_least=min(10 * max_tokens, LOW_BUDGET))
-
-
-async def _start(
-    stack: contextlib.AsyncExitStack, home: Home, name: str, arguments: list[str], threads: int = 0
-) -> Child:
-    child = await Child.start(name, arguments, home.logs / f"{name}.log", threads)
+async def _start(stack: contextlib.AsyncExitStack, home: Home, part: Part) -> Child:
+    child = await Child.start(part.name, list(part.arguments), home.logs / f"{part.name}.log", part.threads)
     stack.push_async_callback(child.stop)
     return child
-
-
-def _split_model(home: Home) -> Artifacts:
-    """The demo model, split in this home (once)."""
-    folder = home.models / f"{DEMO_MODEL}-{FORMAT}"
-    if not (folder / MANIFEST_FILE).exists():
-        split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, "q4")
-    return Artifacts.open(folder)
-
-
-async def _interruptible(main: Coroutine[Any, Any, ResultT]) -> ResultT | None:
-    """SIGTERM and a closed terminal end the demo like Ctrl-C: every process it started is ended first. None: it was."""
-    task = asyncio.ensure_future(main)
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        return None

@@ -6,7 +6,9 @@ from typing import Final
 
 from sawyer.bus.calls import ask, record
 from sawyer.bus.protocol import Bus
+from sawyer.cli.session import checked_network
 from sawyer.clock import Clock
+from sawyer.economy.pricing import UUSD_PER_TOKEN
 from sawyer.errors import RefusedError, VerificationError
 from sawyer.home import Home, Pin
 from sawyer.identity.keys import load_or_create
@@ -22,12 +24,13 @@ from sawyer.schemas.events import (
     PricingPublished,
     TokensGranted,
 )
-from sawyer.schemas.messages import BalanceQuery, BalanceReply, MembersReply, NetworkReply
+from sawyer.schemas.messages import BalanceQuery, BalanceReply, EntryRef, MembersReply, NetworkReply
 from sawyer.schemas.models import Manifest
 
 EXPLORER_TOKENS: Final = 500_000
-EXPLORER_PAID_UUSD: Final = 5_000_000
 PERIOD_MS: Final = 30 * 24 * 3600 * 1000
+ACCOUNT_CHARS_IN_GRANT: Final = 40
+"""A grant is named after its account and the time; both must fit into a name of 63 characters."""
 
 
 def pinned_network(home: Home) -> Pin:
@@ -35,6 +38,11 @@ def pinned_network(home: Home) -> Pin:
     held = home.pin()
     if held is not None:
         return held
+    if home.book.exists():
+        raise VerificationError(
+            f"{home.path} has a book, and its pin network.json is gone: nobody can say whose book it is",
+            hint="Restore network.json. To found a new network here, move book.sqlite and views.sqlite away.",
+        )
     operator = load_or_create(home.key("operator"), "O")
     ledger = load_or_create(home.key("ledger"))
     network = new_network_id()
@@ -58,7 +66,7 @@ class Founder:
         """The first entry, unless it stands already. Raises VerificationError if the network that answers is not the
         one that this home is pinned to."""
         try:
-            return self._checked(await ask(self._bus, "network", NetworkReply))
+            return await checked_network(self._bus, self._home)
         except RefusedError:
             await self._record(
                 NetworkFounded(
@@ -69,17 +77,7 @@ class Founder:
                     founded_ms=self._clock.now_ms(),
                 )
             )
-        return self._checked(await ask(self._bus, "network", NetworkReply))
-
-    def _checked(self, network: NetworkReply) -> NetworkReply:
-        found = Pin(network=network.network, ledger_vkey=network.ledger_vkey, operator=network.operator)
-        if found != self.pin:
-            raise VerificationError(
-                f"the bookkeeper here keeps network {found.network} of operator {found.operator}, "
-                f"and {self._home.path} is pinned to {self.pin.network} of {self.pin.operator}",
-                hint="Connect to the NATS server of your own network, or use the home of that one.",
-            )
-        return network
+        return await checked_network(self._bus, self._home)
 
     async def add_router(self, name: str) -> None:
         """Give this home's router key its role."""
@@ -113,22 +111,27 @@ class Founder:
         balance = await ask(self._bus, "balance", BalanceReply, BalanceQuery(account=account))
         if balance.available >= at_least:
             return
+        await self.grant(account, EXPLORER_TOKENS)
+
+    async def grant(self, account: str, tokens: int) -> EntryRef:
+        """Grant a budget, at the price of every tier (test mode: no money moves), for two periods from now. Raises
+        UnknownAccount, RefusedError in a live network."""
         now_ms = self._clock.now_ms()
-        await self._record(
+        return await self._record(
             TokensGranted(
                 network=self.network,
                 account=account,
-                grant=f"{account}-{now_ms}",
-                tokens=EXPLORER_TOKENS,
+                grant=f"{account[:ACCOUNT_CHARS_IN_GRANT]}-{now_ms}",
+                tokens=tokens,
                 valid_from_ms=now_ms,
                 expires_ms=now_ms + 2 * PERIOD_MS,
-                paid_uusd=EXPLORER_PAID_UUSD,
+                paid_uusd=tokens * UUSD_PER_TOKEN,
                 mode="test",
             )
         )
 
-    async def _record(self, body: Body) -> None:
-        await record(self._bus, command(body, OPERATOR_NAME, self._operator))
+    async def _record(self, body: Body) -> EntryRef:
+        return await record(self._bus, command(body, OPERATOR_NAME, self._operator))
 
 
 def _published(network: NetworkId, manifest: Manifest) -> ModelPublished:

@@ -1,4 +1,4 @@
-"""`sawyer ledger`: verify the book of a home, or a copy of one. Owns arguments and printing, not the verifying."""
+"""`sawyer ledger`: read and verify the book of a home, or a copy. Owns arguments and printing, not the verifying."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sawyer.ledger.replay import Progress, ReplayReport
+    from sawyer.ledger.source import SQLiteSource
 
-app = typer.Typer(help="Verify the book: every entry, signature, decision and view.", no_args_is_help=True)
+app = typer.Typer(help="Read the book, and verify it: every entry, signature, decision and view.", no_args_is_help=True)
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The home whose book and views to verify.")]
 BookOption = Annotated[Path | None, typer.Option("--book", help="A copy of a book, without live views.")]
@@ -36,10 +37,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 @app.callback()
 def ledger() -> None:
-    """Verify the book: every entry, signature, decision and view."""
+    """Read the book, and verify it: every entry, signature, decision and view."""
 
 
-@app.command("replay")
+@app.command("replay", epilog="Example: sawyer ledger replay --book COPY --key VKEY --json")
 def replay_command(
     home: HomeOption = None,
     book: BookOption = None,
@@ -52,8 +53,7 @@ def replay_command(
     from sawyer.ledger.replay import replay, replay_home
     from sawyer.ledger.source import SQLiteSource
 
-    if home is not None and book is not None:
-        raise UsageError("--home and --book are two ways to name a book", hint="Give one of them.")
+    _check_one(home, book)
     anchor, founder, held = _anchor(key), _operator(operator), _held(checkpoint)
     with _progress(quiet=json) as progress:
         if book is not None:
@@ -67,6 +67,59 @@ def replay_command(
         show(report)
     if not report.ok:
         raise typer.Exit(EXIT_WRONG)
+
+
+@app.command("log", epilog="Example: sawyer ledger log -n 50 --account alice --kind inference.completed")
+def log_command(
+    count: Annotated[int, typer.Option("-n", "--count", min=1, metavar="N", help="The newest N entries.")] = 20,
+    account: Annotated[str, typer.Option("--account", metavar="NAME", help="Only of this account.")] = "",
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="Only of this kind of event.")] = "",
+    home: HomeOption = None,
+    book: BookOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the newest entries of the book, the newest last. Reads only; `replay` verifies."""
+    from sawyer.cli.ledger_log import NOT_VERIFIED, log_document, newest, show_log
+
+    entries = newest(_source(home, book), count, account=account, kind=kind)
+    if json:
+        output.emit_json(log_document(entries))
+    elif entries:
+        show_log(entries)
+    else:
+        output.say("no entry is like that")
+    output.say(NOT_VERIFIED)
+
+
+@app.command("show", epilog="Example: sawyer ledger show 12 --json")
+def show_command(
+    seq: Annotated[int, typer.Argument(metavar="SEQ", min=1, help="The entry's number.")],
+    home: HomeOption = None,
+    book: BookOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the exact entry.")] = False,
+) -> None:
+    """Show a whole entry: the fact, who signed it, what the ledger decided. Reads only; `replay` verifies."""
+    from sawyer.cli.ledger_log import NOT_VERIFIED, entry_at, print_exact, show_entry
+
+    entry, raw = entry_at(_source(home, book), seq)
+    if json:
+        print_exact(raw)
+    else:
+        show_entry(entry)
+    output.say(NOT_VERIFIED)
+
+
+def _source(home: Path | None, book: Path | None) -> SQLiteSource:
+    """The book that is meant. Raises UsageError if there is none."""
+    from sawyer.ledger.source import SQLiteSource
+
+    _check_one(home, book)
+    return SQLiteSource(book if book is not None else _home_with_book(home).book)
+
+
+def _check_one(home: Path | None, book: Path | None) -> None:
+    if home is not None and book is not None:
+        raise UsageError("--home and --book are two ways to name a book", hint="Give one of them.")
 
 
 def _home_with_book(flag: Path | None) -> Home:

@@ -1,25 +1,79 @@
-"""`sawyer models`: what a host or operator does with checkpoints."""
+"""`sawyer models`: which there are, what is known of one, and splitting a checkpoint."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from sawyer.cli import output
+from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.cli.output import emit_json, line, stderr
-from sawyer.errors import UsageError
+from sawyer.errors import RefusedError, UnreachableError, UsageError
 from sawyer.ids import ModelId
 from sawyer.schemas.models import Format, Manifest
 from sawyer.settings import Settings
 
-app = typer.Typer(help="Split checkpoints into a trunk and single experts.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from sawyer.cli.model_list import KnownModel
+    from sawyer.schemas.messages import NetworkReply
+
+app = typer.Typer(help="List models, look at one, split a checkpoint into trunk and experts.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Keeps `split` a subcommand."""
+    """List models, look at one, split a checkpoint into trunk and experts."""
+
+
+@app.command("ls", epilog="Example: sawyer models ls --json")
+def list_command(
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
+) -> None:
+    """List the models that the network publishes, those split in this home, and those that come with the package."""
+    from sawyer.cli.model_report import row_document, show_table
+
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
+    rows = _known_models(settings)
+    if as_json:
+        emit_json([row_document(row) for row in rows])
+    else:
+        show_table(rows)
+
+
+@app.command("show", epilog="Example: sawyer models show austen-8m")
+def show_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    format: Annotated[str, typer.Option("--format", help="The format, where there are several.")] = "",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
+) -> None:
+    """Show a model: shape, parameters, sizes, price, where it is, and what a token of it costs on the wire."""
+    from sawyer.cli.model_report import row_document, shape_document, shape_of, show_page
+
+    wanted = known_format(format) if format else None
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
+    rows = [row for row in _known_models(settings) if row.model == name]
+    found = [row for row in rows if wanted is None or row.format in (wanted, "")]
+    if not found:
+        which = f"{name} in format {wanted}" if rows else name
+        raise UsageError(f"there is no model {which} here or on the network", hint="`sawyer models ls` lists them.")
+    row = next((each for each in found if each.local), found[0])
+    shape = shape_of(row, wanted)
+    if as_json:
+        emit_json({**row_document(row), **shape_document(shape)})
+    else:
+        show_page(row, shape, wanted)
 
 
 @app.command(epilog="Example: sawyer models split ./checkpoint --name my-moe --format q4")
@@ -47,11 +101,11 @@ def split(
 
 def known_format(text: str) -> Format:
     """Raises UsageError for a format that Sawyer does not write."""
-    if text == "q4":
-        return "q4"
-    if text == "f32":
-        return "f32"
-    raise UsageError(f"unknown format {text!r}", hint="Formats: q4, f32.")
+    formats: tuple[Format, ...] = get_args(Format)
+    for each in formats:
+        if each == text:
+            return each
+    raise UsageError(f"unknown format {text!r}", hint=f"Formats: {', '.join(sorted(formats, reverse=True))}.")
 
 
 def split_with_progress(source: Path, out: Path, model: ModelId, format: Format) -> Manifest:
@@ -71,3 +125,28 @@ def split_with_progress(source: Path, out: Path, model: ModelId, format: Format)
             bar.update(task, completed=step.bytes_done, total=step.bytes_total)
 
         return split_model(source, out, model=model, format=format, progress=report)
+
+
+def _known_models(settings: Settings) -> list[KnownModel]:
+    from sawyer.cli.model_list import join, local_models
+
+    network = _network(settings)
+    found, wrong = local_models(settings.home)
+    for error in wrong:
+        output.say(f"left out: {error.message}")
+    return join(network, found)
+
+
+def _network(settings: Settings) -> NetworkReply | None:
+    """The network, if it answers; else says so: what is here can be listed all the same."""
+    from sawyer.cli.session import connected
+
+    async def ask() -> NetworkReply:
+        async with connected(settings, "models") as (_, network):
+            return network
+
+    try:
+        return asyncio.run(ask())
+    except (UnreachableError, RefusedError) as error:
+        output.say(f"only what is on this machine: {error.message}")
+        return None

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from sawyer.clock import SystemClock
 from sawyer.errors import ServerUnreachable, UsageError
 from sawyer.home import Home, Pin
 from sawyer.ids import HostId, ModelId, NetworkId, NodeId
+from sawyer.loop import run as run_on_loop
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.schemas.models import MANIFEST_FILE
 from sawyer.settings import Settings
@@ -68,13 +69,15 @@ def bookkeeper(
         bus = await NatsBus.connect(settings.where_nats()[0], name="bookkeeper")
         try:
             await _until_stopped(
-                Bookkeeper(bus, book, SystemClock()), bus, f"bookkeeper of {pin.network}, {book.size} entries"
+                Bookkeeper(bus, book, SystemClock(), sawyer.__version__),
+                bus,
+                f"bookkeeper of {pin.network}, {book.size} entries",
             )
         finally:
             await bus.close()
             book.close()
 
-    _run(main)
+    _run(main, settings)
 
 
 def route(
@@ -120,14 +123,20 @@ def route(
         finally:
             await bus.close()
 
-    _run(main)
+    _run(main, settings)
 
 
 def serve(
     model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
     name: Annotated[str, typer.Option("--name", help="The node's name in the book (default: this machine's).")] = "",
     host: Annotated[str, typer.Option("--host", help="Who is paid (default: your user name).")] = "",
-    share: Annotated[str, typer.Option("--share", help="PART/OF: which equal share of the experts, from 0.")] = "0/1",
+    share: Annotated[
+        str, typer.Option("--share", metavar="PART/OF", help="Which equal share of the experts, from 0 (default: 0/1).")
+    ] = "",
+    experts: Annotated[
+        str,
+        typer.Option("--experts", metavar="LAYERS:EXPERTS,...", help="Which experts instead, such as 0:0-3,1:4,2:*."),
+    ] = "",
     format: FormatOption = "q4",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto (the default).")] = "",
     threads: ThreadsOption = None,
@@ -140,21 +149,24 @@ def serve(
     from sawyer.bus.connection import NatsBus
     from sawyer.engine.experts import FAST
     from sawyer.engine.session import configure, default_threads
-    from sawyer.identity.keys import load_or_create
     from sawyer.model.artifacts import Artifacts
-    from sawyer.node.agent import Hosting, NodeAgent, NodeIdentity
-    from sawyer.node.hosting import parse_share
+    from sawyer.node.agent import Hosting, NodeAgent
+    from sawyer.node.hosting import parse_experts, parse_share
     from sawyer.node.hosting import share as share_of
     from sawyer.node.receipts import ReceiptLog
+    from sawyer.node.registration import NodeIdentity
 
+    if share and experts:
+        raise UsageError("--share and --experts both say which experts", hint="Give one of them.")
     settings = Settings.load(
         home=home, nats=nats, context=context, creds=creds, threads=threads, device=device, node=name, host=host
     )
     place, pin = settings.home, pin_of(settings.home)
     artifacts = Artifacts.open(model_folder(place, model, format))
-    layers = share_of(artifacts.layout, *parse_share(share))
+    layout = artifacts.layout
+    layers = parse_experts(experts, layout) if experts else share_of(layout, *parse_share(share or "0/1"))
     name = settings["node"]
-    me = NodeIdentity(NodeId(name), HostId(settings["host"]), load_or_create(place.key(name)))
+    me = NodeIdentity.open(NodeId(name), HostId(settings["host"]), place.key(name))
     in_force = configure(int(settings["threads"]) or default_threads())
     hosting = Hosting(artifacts, layers, cast("Device", settings["device"].lower()), in_force, FAST)
     receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
@@ -163,11 +175,11 @@ def serve(
         bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__)
-            await _until_stopped(agent, bus, f"{name} serves share {share} of {artifacts.manifest.model}")
+            await _until_stopped(agent, bus, lambda: agent.summary)
         finally:
             await bus.close()
 
-    _run(main)
+    _run(main, settings)
 
 
 def model_folder(home: Home, model: str, format: str) -> Path:
@@ -182,9 +194,10 @@ def model_folder(home: Home, model: str, format: str) -> Path:
 
         split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, known_format(format))
     if not folder.is_dir():
+        here = ", ".join(sorted({DEMO_MODEL, *(each.name for each in home.models.glob("*") if each.is_dir())}))
         raise UsageError(
             f"no split model {model} ({format}) in {home.models}",
-            hint=f"Make it: sawyer models split CHECKPOINT --name {model} --format {format}",
+            hint=f"There are: {here}. Make it: sawyer models split CHECKPOINT --name {model} --format {format}",
         )
     return folder
 
@@ -200,18 +213,19 @@ def pin_of(home: Home) -> Pin:
     )
 
 
-def _run(main: Callable[[], object]) -> None:
+def _run(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    asyncio.run(main())  # type: ignore[arg-type]
+    run_on_loop(main(), settings["loop"])
 
 
-async def _until_stopped(part: Part, bus: NatsBus, ready: str) -> None:
-    """Run a part; SIGTERM and Ctrl-C end it in order, a second signal at once. Raises ServerUnreachable if the server
-    closed our connection for good: nobody would hear us any more."""
+async def _until_stopped(part: Part, bus: NatsBus, ready: str | Callable[[], str]) -> None:
+    """Run a part, and say when it is ready (what with may be known only then). SIGTERM and Ctrl-C end it in order, a
+    second signal at once. Raises ServerUnreachable if the server closed our connection for good: nobody would hear us
+    any more."""
     loop = asyncio.get_running_loop()
-    running = asyncio.create_task(part.run(lambda: _say_ready(ready)))
+    running = asyncio.create_task(part.run(lambda: _say_ready(ready if isinstance(ready, str) else ready())))
 
     def on_signal() -> None:
         part.stop()

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from pydantic import ValidationError
 
-from sawyer.bus.calls import ask, record
+from sawyer.bus.calls import ASK_TIMEOUT_S, ask, record
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.protocol import Bus
+from sawyer.client.door import check_pinned, home_of, identity_of, target_of
+from sawyer.client.offer import OfferedModel, offered
 from sawyer.client.stream import Generation, TextStream
 from sawyer.clock import Clock, SystemClock
+from sawyer.contexts import NatsTarget
 from sawyer.economy.pricing import price_tokens, sheet_hash
 from sawyer.errors import RefusedError, UnknownModel, UsageError
+from sawyer.home import Home
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
-from sawyer.ids import AccountId, ModelId, RequestId, is_slug, new_request_id
+from sawyer.ids import ModelId, RequestId, new_request_id
 from sawyer.ledger.commands import command
 from sawyer.schemas.base import first_problem
 from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, AccountOpened, InferenceRequested
 from sawyer.schemas.messages import (
+    AccountQuery,
+    AccountReply,
     BalanceQuery,
     BalanceReply,
     EntryRef,
@@ -45,31 +52,35 @@ class AsyncClient:
             answer = await client.generate("It was a", model="austen-8m")
             print(answer.text, answer.usage.billed_tokens)
 
-    `timeout_s`: the longest silence from the router before the same request is sent again, and in the end NoAnswer.
-    `bus`: another transport than NATS at `url` (then left open); for tests.
+    What is left out is what the `sawyer` command would use: `url` the NATS server of the settings, `account` and `key`
+    this user's account and its key file in the home. A client that is given all three reads no setting and no variable.
+    `context` names a NATS context, `creds` a NATS credentials file; `url` may be a NatsTarget with all of it.
+    `timeout_s`: the longest silence from the router before the same request is sent again, and in the end NoAnswer; a
+    question waits as long, but never over ASK_TIMEOUT_S unless its own `timeout_s` says so.
+    `bus`: another transport than NATS (then left open); for tests.
     """
 
     def __init__(
         self,
-        url: str = "nats://127.0.0.1:4222",
+        url: str | NatsTarget | None = None,
         *,
-        account: str,
-        key: Key,
+        account: str | None = None,
+        key: Key | Path | None = None,
+        context: str = "",
+        creds: Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         bus: Bus | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._url = url
-        if not is_slug(account):
-            raise UsageError(
-                f"{account!r} is not an account name",
-                hint="Names are lower-case letters, digits, - and _, at most 63 characters.",
-            )
-        self._account = AccountId(account)
-        self._key = key
+        """Connects nowhere yet. Raises UsageError for a name that is none, or a key file that is not there."""
+        self._url, self._context, self._creds = url, context, creds
+        self._account, self._key = identity_of(account, key)
+        if not timeout_s > 0:
+            raise UsageError(f"timeout_s must be more than 0, got {timeout_s}")
         self._timeout_s = timeout_s
         self._bus = bus
         self._own_bus = bus is None
+        self._home: Home | None = None
         self._clock = clock or SystemClock()
         self._network: NetworkReply | None = None
 
@@ -83,10 +94,17 @@ class AsyncClient:
         await self.close()
 
     async def connect(self) -> None:
-        """Raises ServerUnreachable; NobodyServes if the network has no bookkeeper."""
+        """Raises ServerUnreachable; NobodyServes if the network has no bookkeeper; UsageError for a context that cannot
+        be used; VerificationError as `network` does. Then nothing is left open."""
         if self._bus is None:
-            self._bus = await NatsBus.connect(self._url, name=f"client {self._account}")
-        await self.network()
+            self._home = home_of(self._url, self._context)
+            target = target_of(self._url, self._context, self._creds)
+            self._bus = await NatsBus.connect(target, name=f"client {self._account}")
+        try:
+            await self.network()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Idempotent."""
@@ -94,20 +112,36 @@ class AsyncClient:
             bus, self._bus = self._bus, None
             await bus.close()
 
-    async def network(self) -> NetworkReply:
-        """The network's models, prices and ledger key, as of now."""
-        self._network = await ask(self._connected(), "network", NetworkReply)
-        return self._network
+    async def network(self, *, timeout_s: float | None = None) -> NetworkReply:
+        """The network's models, prices and ledger key, as of now. Raises VerificationError if the address was left to
+        the settings, and what answers is not the network that their home is pinned to."""
+        network = await ask(self._connected(), "network", NetworkReply, timeout_s=self._patience_s(timeout_s))
+        if self._home is not None:
+            check_pinned(network, self._home)
+        self._network = network
+        return network
 
-    async def open_account(self) -> EntryRef:
-        """Open this client's account with its key. Again is the same account."""
-        network = self._network or await self.network()
+    async def models(self, *, timeout_s: float | None = None) -> tuple[OfferedModel, ...]:
+        """The models that the network publishes now, by name, with shape and price."""
+        return offered(await self.network(timeout_s=timeout_s))
+
+    async def open_account(self, *, timeout_s: float | None = None) -> EntryRef:
+        """Open this client's account with its key. Again is the same account. While no answer comes it is sent again,
+        but not after `timeout_s` (RECORD_PATIENCE_S). Raises NotAuthorised if the name belongs to another key."""
+        network = self._network or await self.network(timeout_s=timeout_s)
         body = AccountOpened(network=network.network, account=self._account, key=self._key.id)
-        return await record(self._connected(), command(body, self._account, self._key))
+        return await record(self._connected(), command(body, self._account, self._key), patience_s=timeout_s)
 
-    async def balance(self) -> BalanceReply:
+    async def account(self, *, timeout_s: float | None = None) -> AccountReply:
+        """This client's account: key, opening entry, balance, newest grants. Raises UnknownAccount before it was
+        opened."""
+        question, wait_s = AccountQuery(account=self._account), self._patience_s(timeout_s)
+        return await ask(self._connected(), "account", AccountReply, question, timeout_s=wait_s)
+
+    async def balance(self, *, timeout_s: float | None = None) -> BalanceReply:
         """Raises UnknownAccount before it was opened."""
-        return await ask(self._connected(), "balance", BalanceReply, BalanceQuery(account=self._account))
+        question, wait_s = BalanceQuery(account=self._account), self._patience_s(timeout_s)
+        return await ask(self._connected(), "balance", BalanceReply, question, timeout_s=wait_s)
 
     async def generate(self, prompt: str, *, model: str, **options: object) -> Generation:
         """The whole answer; `stream` lists the options. Raises the typed error that the request met: PromptEmpty,
@@ -124,15 +158,21 @@ class AsyncClient:
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
         seed: int = 0,
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
         token_ceiling: int | None = None,
         request_id: RequestId | None = None,
         trace: bool = False,
     ) -> TextStream:
         """A stream to use as `async with client.stream(...) as stream: async for piece in stream: ...`.
 
-        temperature 0 is greedy. token_ceiling is the most this request may cost, in budget tokens; by default what the
-        whole prompt and max_tokens can cost at most. Sending a request_id again never bills twice.
+        temperature 0 is greedy. stop: the text ends before the first of these strings; the tokens that spell it are
+        billed. logprobs: tell each token's, and those of so many of the likeliest tokens beside it. token_ceiling is
+        the most this request may cost, in budget tokens; by default what the whole prompt and max_tokens can cost at
+        most. Sending a request_id again never bills twice. Raises UsageError for options that make no sense.
         """
         params = _params(
             prompt=prompt,
@@ -140,7 +180,11 @@ class AsyncClient:
             temperature_milli=_milli("temperature", temperature),
             top_k=top_k,
             top_p_milli=_milli("top_p", top_p),
+            min_p_milli=_milli("min_p", min_p),
+            repetition_penalty_milli=_milli("repetition_penalty", repetition_penalty),
             seed=seed,
+            stop=_stops(stop),
+            logprobs=logprobs,
         )
         order = self._order(params, model, token_ceiling, request_id or new_request_id(), trace)
         return TextStream(self._connected(), ModelId(model), order, self._timeout_s)
@@ -178,6 +222,9 @@ class AsyncClient:
         signed = sign(body, REQUEST_KIND, self._account, self._key)
         return InferRequest(order=signed, params=params, salt=salt, trace=trace)
 
+    def _patience_s(self, timeout_s: float | None) -> float:
+        return min(self._timeout_s, ASK_TIMEOUT_S) if timeout_s is None else timeout_s
+
     def _connected(self) -> Bus:
         if self._bus is None:
             raise UsageError("the client is not connected", hint="Use it as `async with AsyncClient(...) as client:`.")
@@ -197,9 +244,17 @@ def _params(**fields: object) -> GenerateParams:
 
 
 def _milli(name: str, value: float) -> int:
-    if not math.isfinite(value):
-        raise UsageError(f"{name} must be a number, got {value}")
-    return round(value * 1000)
+    try:
+        return round(value * 1000)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{name} must be a number, got {value!r}") from error
+
+
+def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    try:
+        return (stop,) if isinstance(stop, str) else tuple(stop)
+    except TypeError as error:
+        raise UsageError(f"stop must be a string or several, got {stop!r}") from error
 
 
 def _salt(key: Key, request: RequestId) -> str:

@@ -14,15 +14,31 @@ from sawyer.bus.protocol import Bus, Message, Subscription
 from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UnreachableError
 from sawyer.ids import ModelId, RequestId
 from sawyer.schemas import subjects
-from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Trace, Usage
+from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Logprob, Trace, Usage
 
 RESENDS: Final = 2
 INBOX_LIMIT: Final = 65_536
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was: the natural logarithm of its probability, of the model's own distribution before penalty,
+    temperature and limits. `top`: the same of the likeliest tokens, likeliest first: (token, logprob)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(cls, told: Logprob) -> TokenLogprob:
+        top = tuple((token, -surprise / 1_000_000) for token, surprise in told.top)
+        return cls(told.token, -told.surprise_micro / 1_000_000, top)
+
+
+@dataclass(frozen=True)
 class Generation:
-    """A whole answer. `repeated`: this request id was completed before; nothing was billed again."""
+    """A whole answer. `ids` are all tokens that were billed, also those that spell the stop string `text` ends before.
+    `repeated`: this request id was completed before; nothing was billed again. `logprobs`: one an id, if asked for."""
 
     request: RequestId
     text: str
@@ -30,11 +46,12 @@ class Generation:
     finish: Literal["stop", "length", "cancelled"]
     usage: Usage
     repeated: bool
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class TextStream:
-    """Iterate over it for pieces of text; afterwards `.usage`, `.finish`. Leaving the `async with` block early cancels:
-    what was delivered is billed, and nothing more.
+    """Iterate over it for pieces of text; afterwards `.usage`, `.finish`, `.ids`, `.logprobs`. Leaving the `async with`
+    block early cancels: what was delivered is billed, and nothing more.
 
     Messages are numbered. A gap or a silence longer than `timeout_s` makes the client send the same request again
     (RESENDS times), which the router answers from the start; what was read already is not given twice.
@@ -53,6 +70,7 @@ class TextStream:
         self.accepted: Accepted | None = None
         self.traces: list[Trace] = []
         self.ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
         self.usage: Usage | None = None
         self.finish: Literal["stop", "length", "cancelled"] | None = None
         self.repeated = False
@@ -87,6 +105,7 @@ class TextStream:
                 continue
             if isinstance(event, Delta):
                 self.ids.extend(event.ids)
+                self.logprobs.extend(TokenLogprob.of(each) for each in event.logprobs)
                 if event.text:
                     yield event.text
             else:
@@ -97,7 +116,9 @@ class TextStream:
         text = "".join([piece async for piece in self])
         assert self.usage is not None
         assert self.finish is not None
-        return Generation(self.request, text, tuple(self.ids), self.finish, self.usage, self.repeated)
+        return Generation(
+            self.request, text, tuple(self.ids), self.finish, self.usage, self.repeated, tuple(self.logprobs)
+        )
 
     def _note(self, event: Accepted | Trace | Done | Failed) -> None:
         match event:

@@ -8,12 +8,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sawyer.engine.answer import Answer, Sampled
 from sawyer.engine.combine import combine, group_rows
 from sawyer.engine.experts import ExpertPool
 from sawyer.engine.sampling import Sampler
+from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import KvCache, Trunk, prefill_chunks
-from sawyer.errors import PromptEmpty
-from sawyer.schemas.messages import GenerateParams
+from sawyer.errors import PromptEmpty, UsageError
+from sawyer.schemas.messages import GenerateParams, Logprob
 
 GREEDY: Final = GenerateParams(prompt="", max_tokens=1)
 
@@ -49,15 +51,31 @@ class LocalModel:
         return [*self.stream(ids, count, params)]
 
     def stream(self, ids: Sequence[int], count: int, params: GenerateParams = GREEDY) -> Iterator[int]:
-        """The ids of `generate`, as they are sampled."""
-        sampler = Sampler(params)
-        cache = self.trunk.new_cache(len(ids) + count)
-        logits = self.prefill(ids, cache)
-        for done in range(1, count + 1):
-            token = sampler.pick(logits)
+        """The ids of `generate`, as they are sampled. Raises UsageError for stop strings: ids alone spell no text."""
+        if params.stop:
+            raise UsageError("stop strings need a tokenizer", hint="Use `answer`.")
+        for token, _ in self._sampled(ids, count, params):
             if token in self.trunk.layout.eos:
                 return
             yield token
+
+    def answer(self, ids: Sequence[int], params: GenerateParams, tokenizer: Tokenizer) -> Iterator[Sampled]:
+        """The whole answer to the prompt `ids` as a router streams it: ids, text up to a stop string, logprobs. The
+        last step says why it ended. Of `params`, the prompt's text is not read."""
+        answer = Answer(params, tokenizer, self.trunk.layout.eos)
+        for token, logprob in self._sampled(ids, params.max_tokens, params):
+            sampled = answer.take(token, logprob)
+            yield sampled
+            if sampled.finish is not None:
+                return
+
+    def _sampled(self, ids: Sequence[int], count: int, params: GenerateParams) -> Iterator[tuple[int, Logprob | None]]:
+        sampler = Sampler(params, ids)
+        cache = self.trunk.new_cache(len(ids) + count)
+        logits = self.prefill(ids, cache)
+        for done in range(1, count + 1):
+            token, logprob = sampler.sample(logits)
+            yield token, logprob
             if done < count:
                 logits = self.step(token, cache)
 

@@ -59,6 +59,12 @@ class Key:
                 return cls(kind, SigningKey(raw[2:]))
         raise UsageError("this NKEY seed is of a kind that Sawyer does not use")
 
+    @classmethod
+    def from_file(cls, path: Path, *, create: bool = False) -> Key:
+        """The key in a seed file; with `create` it is made there, mode 0600, if there is none. Raises what `load`
+        does."""
+        return load_or_create(path) if create else load(path)
+
     @property
     def id(self) -> KeyId:
         return encode_public(self.kind, self.public)

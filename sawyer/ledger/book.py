@@ -30,6 +30,9 @@ from sawyer.projections.fold import Entry
 from sawyer.projections.nodes import NodeRow
 from sawyer.schemas.events import NO_HASH, NodeRegistered, ReservationExpired
 from sawyer.schemas.messages import (
+    MAX_BUCKETS_TOLD,
+    AccountBucket,
+    AccountReply,
     BalanceReply,
     EntryRef,
     ErrorBody,
@@ -182,6 +185,35 @@ class Book:
                 granted=row.granted,
                 seq=self._state.audit.head.seq,
             )
+
+    def account(self, account: AccountId, now_ms: int) -> AccountReply:
+        """An account with its newest grants. Raises UnknownAccount."""
+        with self._lock:
+            balance = self.balance(account, now_ms)
+            row = self._state.balances.account(account)
+            assert row is not None, "balance raises where there is none"
+            return AccountReply(
+                account=account,
+                key=row.key,
+                opened=row.seq,
+                balance=balance,
+                grants=len(row.grants),
+                buckets=tuple(self._bucket(grant) for grant in reversed(row.grants[-MAX_BUCKETS_TOLD:])),
+            )
+
+    def _bucket(self, grant: str) -> AccountBucket:
+        row = self._state.balances.bucket(grant)
+        assert row is not None, "an account names only grants that it was given"
+        return AccountBucket(
+            grant=grant,
+            granted=row.tokens,
+            available=row.available,
+            held=row.held,
+            consumed=row.consumed,
+            valid_from_ms=row.valid_from_ms,
+            expires_ms=row.expires_ms,
+            seq=row.seq,
+        )
 
     def network(self, now_ms: int) -> NetworkReply:
         """What newcomers are told at this time. Raises RefusedError before the network is founded."""

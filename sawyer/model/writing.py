@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sawyer.durable import sync_folder
+from sawyer.durable import naming, sync_folder
 from sawyer.errors import ArtifactCorrupt, Busy, NotCanonical
 from sawyer.model.artifacts import read_verified
 from sawyer.schemas.models import FileDigest
@@ -94,7 +94,7 @@ def write_file(folder: Path, path: str, sections: Sections, wrote: Callable[[int
     final.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     try:
-        with part.open("wb") as stream:
+        with naming(final), part.open("wb") as stream:
             for chunk in _with_gaps(sections):
                 digest.update(chunk)
                 stream.write(chunk)

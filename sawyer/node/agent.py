@@ -6,30 +6,32 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 
 import numpy as np
 
-from sawyer.bus.calls import ask, read, record
+from sawyer.bus.calls import ask, read
+from sawyer.bus.discovery import NODE, About, Discovery, Endpoint
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Service
-from sawyer.clock import Clock
+from sawyer.clock import Clock, iso
 from sawyer.engine.experts import ExpertPool
 from sawyer.engine.session import Device, device_name
-from sawyer.errors import SawyerError, UnknownModel
+from sawyer.errors import ClockWrong, SawyerError, UnknownModel
 from sawyer.identity.envelope import sign
-from sawyer.identity.keys import Key
-from sawyer.ids import HostId, ModelId, NetworkId, NodeId
-from sawyer.ledger.commands import command
+from sawyer.ids import ModelId, NetworkId
 from sawyer.model.artifacts import Artifacts
+from sawyer.node.capability import Speed, WayKeeper, measure_speed, measure_way
 from sawyer.node.health import Health, memory_mb
 from sawyer.node.hosting import pairs
+from sawyer.node.namesake import Instance, Namesakes
 from sawyer.node.receipts import ReceiptLog
+from sawyer.node.registration import NodeIdentity, register
 from sawyer.node.serving import ServedModel, Serving
 from sawyer.schemas import subjects
-from sawyer.schemas.events import NodeRegistered
 from sawyer.schemas.messages import (
     HEARTBEAT_KIND,
     ErrorBody,
@@ -38,11 +40,11 @@ from sawyer.schemas.messages import (
     Heartbeat,
     HostedLayer,
     HostedModel,
-    MembersReply,
     NetworkReply,
     Vitals,
 )
 
+MAX_CLOCK_ERROR_MS: Final = 5 * 60 * 1000
 HEARTBEAT_EVERY_S: Final = 1.0
 HEARTBEAT_PAUSE_S: Final = 0.1
 """However often the roll is called."""
@@ -50,15 +52,6 @@ DRAIN_TIMEOUT_S: Final = 10.0
 FINISH_LIMIT: Final = 1024
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NodeIdentity:
-    """Who this node is, and whom it earns for."""
-
-    node: NodeId
-    host: HostId
-    key: Key
 
 
 @dataclass(frozen=True)
@@ -91,32 +84,39 @@ class NodeAgent:
         self._beats = 0
         self._instance = secrets.token_hex(16)
         self._started_ms = clock.now_ms()
+        self._model = ModelId(hosting.artifacts.manifest.model)
+        self._way = WayKeeper(lambda: measure_way(bus, self._model), lambda: self._serving.queue > 0)
+        self._speed = Speed(0, 0)
+        self._serving: Serving
+
+    @property
+    def summary(self) -> str:
+        """What it serves, and where; once it serves."""
+        manifest, threads = self._hosting.artifacts.manifest, self._hosting.threads
+        experts = len(pairs(self._hosting.layers))
+        where = self._serving.provider.removesuffix("ExecutionProvider")
+        return (
+            f"{self._me.node} serves {experts} expert{'s' * (experts != 1)} of {manifest.model} ({manifest.format}) "
+            f"on {where}, {threads} thread{'s' * (threads != 1)}"
+        )
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
-        """Raises WrongManifest or UnknownModel before serving anything, if the network publishes other weights."""
-        manifest = self._hosting.artifacts.manifest
+        """Before anything is served, raises WrongManifest or UnknownModel if the network publishes other weights,
+        ClockWrong if this machine's clock is far off, NameTaken if another process serves under this name. If one shows
+        later that started earlier, ends with NameTaken."""
         network = await ask(self._bus, "network", NetworkReply)
-        network.check_published(manifest.model, self._hosting.artifacts.digest)
-        pool = await asyncio.to_thread(self._load)
-        await self._register(NetworkId(network.network), pool)
-        served = ServedModel(ModelId(manifest.model), self._hosting.artifacts.digest, manifest.layout.hidden, pool)
-        serving = Serving(self._bus, self._me.node, served, self._receipts, self._health)
-        finishing = Service(self._bus, subjects.finish(self._me.node), self._finish, _refuse_finish, limit=FINISH_LIMIT)
-        await serving.start()
-        await finishing.start()
-        await self._bus.subscribe(subjects.roll_call(), lambda _: self._called.set())
-        await self._send_heartbeat(network.network, serving)
-        await self._bus.flush()
-        beating = asyncio.create_task(self._beat(network.network, serving))
-        started()
+        network.check_published(self._model, self._hosting.artifacts.digest)
+        check_clock(self._clock.now_ms(), network.now_ms)
+        instance = Instance(network.network, self._me.node, self._me.key.id, self._instance, self._started_ms)
+        namesakes = Namesakes(self._bus, instance)
+        await namesakes.start()
         try:
-            await self._stopping.wait()
-            await self._drain(network.network, serving)
+            await namesakes.refuse_second()
+            pool = await asyncio.to_thread(self._load)
+            await register(self._bus, NetworkId(network.network), self._me, device_name(pool.provider))
+            await self._serve(network.network, pool, namesakes, started)
         finally:
-            beating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beating
-            await finishing.stop()
+            await namesakes.stop()
 
     def stop(self) -> None:
         """Drain: say so, answer what waits, sign what is finished within DRAIN_TIMEOUT_S, end."""
@@ -132,77 +132,94 @@ class NodeAgent:
         )
         for layer, expert in pool.hosted:
             pool.run(layer, expert, np.zeros((1, pool.hidden), np.float32))
+        self._speed = measure_speed(pool)
         return pool
 
-    async def _register(self, network: NetworkId, pool: ExpertPool) -> None:
-        """Once in the life of a node; a name that another key holds is refused."""
-        members = await ask(self._bus, "members", MembersReply)
-        for known in members.nodes:
-            if known.node == self._me.node and known.key == self._me.key.id:
-                return
-        body = NodeRegistered(
-            network=network,
-            node=self._me.node,
-            host=self._me.host,
-            key=self._me.key.id,
-            device=device_name(pool.provider).encode("ascii", "replace").decode()[:128],
-            memory_mb=memory_mb()[0],
+    async def _serve(self, network: str, pool: ExpertPool, namesakes: Namesakes, started: Callable[[], None]) -> None:
+        """Until it is stopped or the name turns out to be taken; then everything is ended."""
+        layout = self._hosting.artifacts.layout
+        served = ServedModel(self._model, self._hosting.artifacts.digest, layout.hidden, pool)
+        self._serving = Serving(self._bus, self._me.node, served, self._receipts, self._health)
+        finishing = Service(self._bus, subjects.finish(self._me.node), self._finish, _refuse_finish, limit=FINISH_LIMIT)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._serving.close)
+            await self._serving.start()
+            for each in (finishing, self._discovery(finishing, pool)):
+                stack.push_async_callback(each.stop)
+                await each.start()
+            called = await self._bus.subscribe(subjects.roll_call(), lambda _: self._called.set())
+            stack.push_async_callback(called.unsubscribe)
+            await self._send_heartbeat(network)
+            await self._bus.flush()
+            beside = [asyncio.create_task(self._beat(network)), asyncio.create_task(self._way.run())]
+            stack.push_async_callback(_end, beside)
+            started()
+            await self._until_stopped(namesakes)
+            await self._drain(network)
+
+    async def _until_stopped(self, namesakes: Namesakes) -> None:
+        stopping = asyncio.create_task(self._stopping.wait())
+        second = asyncio.create_task(namesakes.refuse_later())
+        try:
+            await asyncio.wait({stopping, second}, return_when=asyncio.FIRST_COMPLETED)
+            if second.done():
+                second.result()
+        finally:
+            await _end([stopping, second])
+
+    def _discovery(self, finishing: Service, pool: ExpertPool) -> Discovery:
+        manifest, health = self._hosting.artifacts.manifest, self._health
+        about = About(
+            NODE,
+            self._me.node,
+            self._version,
+            self._started_ms,
+            "experts of a model",
+            {
+                "model": manifest.model,
+                "format": manifest.format,
+                "host": self._me.host,
+                "provider": pool.provider,
+                "instance": self._instance,
+            },
         )
-        await record(self._bus, command(body, self._me.node, self._me.key))
+        experts = Endpoint("experts", subjects.experts_of(self._me.node, self._model), health.counts, data=health.data)
+        return Discovery(self._bus, about, [experts, Endpoint.of("finish", finishing)])
 
     async def _finish(self, message: Message) -> bytes:
         finish = read(Finish, message.data)
-        if finish.model != self._hosting.artifacts.manifest.model:
+        if finish.model != self._model:
             raise UnknownModel(f"this node does not serve {finish.model}")
         receipt = await asyncio.to_thread(self._receipts.finish, finish, self._hosting.artifacts.digest)
         self._finished.set()
         return FinishReply(receipt=receipt).canonical()
 
-    async def _beat(self, network: str, serving: Serving) -> None:
+    async def _beat(self, network: str) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_EVERY_S):  # not wait_for: before 3.12 it can lose a cancel
                     await self._called.wait()
             self._called.clear()
-            await self._send_heartbeat(network, serving)
+            await self._send_heartbeat(network)
             await asyncio.sleep(HEARTBEAT_PAUSE_S)
 
-    async def _send_heartbeat(self, network: str, serving: Serving) -> None:
+    async def _send_heartbeat(self, network: str) -> None:
         self._beats += 1
-        signed = sign(self._heartbeat(network, serving), HEARTBEAT_KIND, self._me.node, self._me.key)
+        signed = sign(self._heartbeat(network), HEARTBEAT_KIND, self._me.node, self._me.key)
         try:
             await self._bus.publish(subjects.heartbeat(self._me.node), signed.canonical())
         except SawyerError as error:
             log.warning("heartbeat not sent: %s", error)
 
-    def _heartbeat(self, network: str, serving: Serving) -> Heartbeat:
-        artifacts, health = self._hosting.artifacts, self._health
-        total_mb, free_mb = memory_mb()
+    def _heartbeat(self, network: str) -> Heartbeat:
+        artifacts = self._hosting.artifacts
         model = HostedModel(
             model=artifacts.manifest.model,
             manifest=artifacts.digest,
             format=artifacts.manifest.format,
             layers=self._hosting.layers,
-            row_us=0,
-            rows_per_second=0,
-        )
-        vitals = Vitals(
-            version=self._version,
-            provider=serving.provider,
-            device=device_name(serving.provider),
-            threads=self._hosting.threads,
-            memory_total_mb=total_mb,
-            memory_free_mb=free_mb,
-            queue=serving.queue,
-            answers=health.answers,
-            refused=health.refused,
-            rows=health.rows,
-            runs=0,
-            latency_p50_us=health.latency_us(0.5),
-            latency_p95_us=health.latency_us(0.95),
-            rows_per_second=health.rows_per_second(),
-            round_trip_us=0,
-            kilobytes_per_second=0,
+            row_us=self._speed.row_us,
+            rows_per_second=self._speed.rows_per_second,
         )
         return Heartbeat(
             network=network,
@@ -213,12 +230,34 @@ class NodeAgent:
             started_ms=self._started_ms,
             models=(model,),
             draining=self._stopping.is_set(),
-            vitals=vitals,
+            vitals=self._vitals(),
         )
 
-    async def _drain(self, network: str, serving: Serving) -> None:
-        await self._send_heartbeat(network, serving)
-        await serving.stop()
+    def _vitals(self) -> Vitals:
+        health, serving, way = self._health, self._serving, self._way.way
+        total_mb, free_mb = memory_mb()
+        return Vitals(
+            version=self._version,
+            provider=serving.provider,
+            device=device_name(serving.provider),
+            threads=self._hosting.threads,
+            memory_total_mb=total_mb,
+            memory_free_mb=free_mb,
+            queue=serving.queue,
+            answers=health.answers,
+            refused=health.refused,
+            rows=health.rows,
+            runs=health.runs,
+            latency_p50_us=health.latency_us(0.5),
+            latency_p95_us=health.latency_us(0.95),
+            rows_per_second=health.rows_per_second(),
+            round_trip_us=way.round_trip_us,
+            kilobytes_per_second=way.kilobytes_per_second,
+        )
+
+    async def _drain(self, network: str) -> None:
+        await self._send_heartbeat(network)
+        await self._serving.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await self._until_settled()
@@ -228,6 +267,24 @@ class NodeAgent:
         while self._receipts.open_requests:
             self._finished.clear()
             await self._finished.wait()
+
+
+def check_clock(here_ms: int, bookkeeper_ms: int) -> None:
+    """Raises ClockWrong if this machine's clock is more than MAX_CLOCK_ERROR_MS from the bookkeeper's: its heartbeats
+    would count as old, or outlive it."""
+    ahead_ms = here_ms - bookkeeper_ms
+    if abs(ahead_ms) > MAX_CLOCK_ERROR_MS:
+        direction = "ahead of" if ahead_ms > 0 else "behind"
+        raise ClockWrong(
+            f"this machine's clock ({iso(here_ms)}) is {timedelta(seconds=abs(ahead_ms) // 1000)} {direction} the "
+            f"bookkeeper's ({iso(bookkeeper_ms)})"
+        )
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _refuse_finish(error: SawyerError) -> bytes:

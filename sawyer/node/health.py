@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sawyer.bus.service import Counts
+
 WINDOW: Final = 512
 
 
@@ -19,6 +21,9 @@ class Health:
     answers: int = 0
     refused: int = 0
     rows: int = 0
+    runs: int = 0
+    compute_s: float = 0.0
+    last_error: str = ""
     _latencies_us: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _work: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -30,10 +35,32 @@ class Health:
             self.rows += rows
             self._latencies_us.append(int(latency_s * 1e6))
 
-    def computed(self, rows: int, compute_s: float) -> None:
-        """So many rows ran through experts in this time."""
+    def computed(self, rows: int, compute_s: float, runs: int = 1) -> None:
+        """So many rows ran through experts in this time, in so many runs of ONNX Runtime."""
         with self._lock:
+            self.runs += runs
+            self.compute_s += compute_s
             self._work.append((rows, compute_s))
+
+    def refuse(self, error: Exception) -> None:
+        """One request was refused."""
+        with self._lock:
+            self.refused += 1
+            self.last_error = str(error)
+
+    def counts(self) -> Counts:
+        """For discovery."""
+        return Counts(self.answers + self.refused, self.refused, int(self.compute_s * 1e9), self.last_error)
+
+    def data(self) -> dict[str, int]:
+        """What else discovery tells of the experts' endpoint."""
+        return {
+            "rows": self.rows,
+            "runs": self.runs,
+            "rows_per_second": self.rows_per_second(),
+            "latency_p50_us": self.latency_us(0.5),
+            "latency_p95_us": self.latency_us(0.95),
+        }
 
     def latency_us(self, quantile: float) -> int:
         """Of the last answers, from arrival to reply; 0 before the first."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
 from sawyer.errors import UsageError
 from sawyer.schemas.messages import HostedLayer
 from sawyer.schemas.models import ModelLayout
+
+HINT: Final = "Write LAYERS:EXPERTS,... with numbers, ranges or *, such as 0:0-3,1:4,2:* or *:*."
+_RANGE: Final = re.compile(r"\*|(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
 def share(layout: ModelLayout, part: int, of: int) -> tuple[HostedLayer, ...]:
@@ -25,6 +32,55 @@ def parse_share(text: str) -> tuple[int, int]:
     return int(part), int(of)
 
 
+def parse_experts(text: str, layout: ModelLayout) -> tuple[HostedLayer, ...]:
+    """`0:0-3,1:4,2:*` -> those experts as first choice; `*:*` is all. Raises UsageError that says where the text is
+    wrong (positions from 1), or what the model has instead."""
+    chosen: dict[int, set[int]] = {}
+    start = 1
+    for item in text.split(","):
+        layers, colon, experts = item.partition(":")
+        if not colon:
+            raise UsageError(f"{item!r} at position {start} of --experts is not LAYERS:EXPERTS", hint=HINT)
+        for layer in _numbers("layer", layers, start, layout.moe_layers):
+            found = _numbers("expert", experts, start + len(layers) + 1, range(layout.experts))
+            chosen.setdefault(layer, set()).update(found)
+        start += len(item) + 1
+    return tuple(HostedLayer(layer=layer, first=tuple(sorted(chosen[layer])), replica=()) for layer in sorted(chosen))
+
+
 def pairs(layers: tuple[HostedLayer, ...]) -> list[tuple[int, int]]:
     """Every (layer, expert) that is served, first choice or replica, once."""
     return [(each.layer, expert) for each in layers for expert in sorted({*each.first, *each.replica})]
+
+
+def _numbers(what: str, text: str, position: int, known: Sequence[int]) -> Iterable[int]:
+    """`*`, `3` or `0-3` as numbers that the model has."""
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text!r} at position {position} of --experts is no {what}, range or *", hint=HINT)
+    if text == "*":
+        return known
+    first, last = int(found[1]), int(found[2] or found[1])
+    if first > last:
+        raise UsageError(f"{text!r} at position {position} of --experts runs backwards", hint=HINT)
+    wanted = range(first, min(last, known[-1] + 1) + 1)  # one too many shows, a billion need not be walked
+    have = frozenset(known)
+    missing = [number for number in wanted if number not in have]
+    if missing or not wanted:
+        lacking = missing[0] if missing else first
+        raise UsageError(
+            f"{text!r} at position {position} of --experts: this model has no {what} {lacking}",
+            hint=f"It has {what}s {_ranges(known)}.",
+        )
+    return wanted
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-3, 5` for 0, 1, 2, 3, 5."""
+    told: list[list[int]] = []
+    for number in numbers:
+        if told and number == told[-1][-1] + 1:
+            told[-1][1:] = [number]
+        else:
+            told.append([number])
+    return ", ".join("-".join(map(str, each)) for each in told)

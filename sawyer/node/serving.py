@@ -1,29 +1,35 @@
-"""Answers activation requests: the handler checks and enqueues, a worker thread runs ONNX Runtime."""
+"""Answers activation requests: the handler checks and enqueues, a worker thread runs ONNX Runtime (batching.py says
+which rows next)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import math
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sawyer.bus.protocol import Bus, Message, Subscription
+from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Bus, Message, Subscription
 from sawyer.engine.experts import ExpertPool
-from sawyer.errors import Busy, MalformedMessage, NoAnswer, SawyerError, UnknownExpert, WrongManifest
+from sawyer.errors import MalformedMessage, SawyerError, UnknownExpert, WrongManifest
 from sawyer.ids import ModelId, NodeId, RequestId
 from sawyer.ledger.merkle import leaf_hash
+from sawyer.node.batching import Job, Line, Run, jobs_of, typed, work
+from sawyer.node.compute import ComputeThread
 from sawyer.node.health import Health
 from sawyer.node.receipts import Block, ReceiptLog
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.tensors import ActivationReply, ActivationRequest, block_leaf
 
 QUEUE_LIMIT: Final = 256
+MAX_REPLY_BYTES: Final = MAX_PAYLOAD_BYTES - 16 * 1024
+"""Of rows; header and table of a reply take less than the rest."""
 F16_MAX: Final = float(np.finfo(np.float16).max)
 _NOBODY: Final = RequestId("0" * 32)
 
@@ -44,13 +50,6 @@ class ServedModel:
         return bytes.fromhex(self.manifest)[: tensors.MANIFEST_PREFIX_BYTES]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    request: ActivationRequest
-    reply_to: str
-    arrived_s: float
-
-
 class Serving:
     """Serves one model's experts for one node."""
 
@@ -60,8 +59,11 @@ class Serving:
         self._served = served
         self._receipts = receipts
         self._health = health
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_LIMIT)
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="experts")
+        self._hosted = frozenset(served.pool.hosted)
+        self._line = Line(QUEUE_LIMIT)
+        self._wake = asyncio.Event()
+        self._ending = False
+        self._compute = ComputeThread[dict[Job, bytes]]("experts")
         self._subscription: Subscription | None = None
         self._worker: asyncio.Task[None] | None = None
         self._replies: set[asyncio.Task[None]] = set()
@@ -74,7 +76,7 @@ class Serving:
     @property
     def queue(self) -> int:
         """Requests that wait."""
-        return self._jobs.qsize()
+        return len(self._line)
 
     async def start(self) -> None:
         self._worker = asyncio.create_task(self._work())
@@ -86,29 +88,36 @@ class Serving:
         """Take no more, answer what waits, end."""
         if self._subscription is not None:
             await self._subscription.drain()
-            await self._jobs.join()
+        self._ending = True
+        self._wake.set()
+        if self._worker is not None:
+            await self._worker
+        await asyncio.gather(*self._replies)
+        self._compute.stop()
+
+    async def close(self) -> None:
+        """End at once: what waits is not answered. Nothing is left to do after `stop`."""
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
         if self._worker is not None:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
-        self._compute.shutdown()
+        self._compute.stop()
 
     def _enqueue(self, message: Message) -> None:
         if not message.reply:
             return
-        request, sequence = _NOBODY, 0
         try:
-            header = tensors.read_header(message.data)
-            request, sequence = header.request, header.sequence
-            decoded = tensors.decode_request(message.data)
-            self._check(decoded)
-            self._jobs.put_nowait(_Job(decoded, message.reply, perf_counter()))
-        except asyncio.QueueFull:
-            self._refuse(
-                Busy(f"{QUEUE_LIMIT} activation requests are waiting already"), request, sequence, message.reply
-            )
+            request = tensors.decode_request(message.data)
+            self._check(request)
+            job = Job(request, message.reply, perf_counter())
+            _check_size(job.row_count, job.row_count * self._served.hidden * (4 if _wide(request) else 2))
+            self._line.add(job)
         except SawyerError as error:
-            self._refuse(error, request, sequence, message.reply)
+            self._refuse(error, *_named_in(message.data), message.reply)
+        else:
+            self._wake.set()
 
     def _check(self, request: ActivationRequest) -> None:
         served = self._served
@@ -118,12 +127,12 @@ class Serving:
             )
         if request.rows.shape[1] != served.hidden:
             raise MalformedMessage(f"rows have {request.rows.shape[1]} values, {served.model} has {served.hidden}")
-        missing = [expert for expert, _ in request.work if (request.layer, expert) not in served.pool.hosted]
+        missing = [expert for expert, _ in request.work if (request.layer, expert) not in self._hosted]
         if missing:
             raise UnknownExpert(f"layer {request.layer}: this node does not serve expert {missing[0]}")
 
     def _refuse(self, error: SawyerError, request: RequestId, sequence: int, reply_to: str) -> None:
-        self._health.refused += 1
+        self._health.refuse(error)
         log.warning("refused an activation: %s", error)
         task = asyncio.get_running_loop().create_task(
             self._send(reply_to, tensors.encode_error(error, request, sequence))
@@ -132,45 +141,50 @@ class Serving:
         task.add_done_callback(self._replies.discard)
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            job = await self._jobs.get()
+            while not self._line:
+                if self._ending:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            turn = self._line.next_turn()
+            replies: dict[Job, bytes] = {}
             try:
-                reply = await loop.run_in_executor(self._compute, self._answer, job)
-            except SawyerError as error:
-                self._refuse(error, job.request.request, job.request.sequence, job.reply_to)
-            except Exception as error:
-                log.exception("an activation failed")
-                failed = SawyerError(f"the node failed ({type(error).__name__}); its log has more")
-                self._refuse(failed, job.request.request, job.request.sequence, job.reply_to)
-            else:
-                await self._send(job.reply_to, reply)
-                rows = sum(len(indices) for _, indices in job.request.work)
-                self._health.answered(rows, perf_counter() - job.arrived_s)
-            finally:
-                self._jobs.task_done()
+                replies = await self._compute.do(partial(self._run, turn))
+            except Exception as error:  # noqa: BLE001  (whatever it is: those behind must be served)
+                for run in turn:
+                    run.pieces[0].job.error = typed(error)
+            for job in self._line.settle(turn):
+                if job.error is not None:
+                    self._refuse(job.error, job.request.request, job.request.sequence, job.reply_to)
+                    continue
+                await self._send(job.reply_to, replies[job])
+                self._health.answered(job.row_count, perf_counter() - job.arrived_s)
 
-    def _answer(self, job: _Job) -> bytes:
-        """In the worker thread: run every expert of the message, note the blocks, make the reply."""
-        started = perf_counter()
-        request = job.request
-        waited_s = started - job.arrived_s
-        if waited_s * 1000 > request.deadline_ms:
-            raise NoAnswer(f"waited {waited_s * 1000:.0f} ms, past the deadline of {request.deadline_ms} ms")
-        if not np.isfinite(request.rows).all():
-            raise MalformedMessage("rows hold NaN or infinity")
-        outputs = [
-            self._served.pool.run(request.layer, expert, request.rows[indices].astype(np.float32, copy=False))
-            for expert, indices in request.work
-        ]
-        blocks = _on_wire(outputs, wide=request.reply_f32 or request.rows.dtype == np.float32)
+    def _run(self, turn: list[Run]) -> dict[Job, bytes]:
+        """In the worker thread: run the turn, and make the reply of every job that is done with it."""
+        started_s = perf_counter()
+        rows, runs = work(self._served.pool, turn)
+        self._health.computed(rows, perf_counter() - started_s, runs)
+        replies = {}
+        for job in jobs_of(turn):
+            if job.error is None and job.ended:
+                try:
+                    replies[job] = self._reply(job)
+                except Exception as error:  # noqa: BLE001  (told to whoever asked, and in the log)
+                    job.error = typed(error)
+        return replies
+
+    def _reply(self, job: Job) -> bytes:
+        """Note the blocks for the receipt, and put them into bytes. Raises SawyerError if an output is no number."""
+        started_s, request = perf_counter(), job.request
+        blocks = _on_wire(job.outputs(), wide=_wide(request))
+        _check_size(job.row_count, sum(block.nbytes for block in blocks))
         noted = tuple(
-            _noted(request.layer, expert, request.rows[indices], block)
-            for (expert, indices), block in zip(request.work, blocks, strict=True)
+            _noted(request.layer, expert, rows, block)
+            for (expert, _), rows, block in zip(request.work, job.inputs(), blocks, strict=True)
         )
         self._receipts.note(request.request, self._served.manifest, request.sequence, noted)
-        compute_s = perf_counter() - started
-        self._health.computed(sum(len(block) for block in blocks), compute_s)
         return tensors.encode_reply(
             ActivationReply(
                 request=request.request,
@@ -178,8 +192,8 @@ class Serving:
                 manifest=request.manifest,
                 layer=request.layer,
                 blocks=tuple((expert, block) for (expert, _), block in zip(request.work, blocks, strict=True)),
-                compute_us=int(compute_s * 1e6),
-                waited_us=int(waited_s * 1e6),
+                compute_us=int((job.busy_s + perf_counter() - started_s) * 1e6),
+                waited_us=int((job.begun_s - job.arrived_s) * 1e6),
             )
         )
 
@@ -190,6 +204,30 @@ class Serving:
             log.warning("cannot answer %s: %s", to, error)
 
 
+def _named_in(raw: bytes) -> tuple[RequestId, int]:
+    """The request and sequence that a bad message names, as far as they can be read."""
+    try:
+        header = tensors.read_header(raw)
+    except MalformedMessage:
+        return _NOBODY, 0
+    return header.request, header.sequence
+
+
+def _wide(request: ActivationRequest) -> bool:
+    """Whether the answer travels in float32."""
+    return request.reply_f32 or request.rows.dtype == np.float32
+
+
+def _check_size(rows: int, rows_bytes: int) -> None:
+    """Refuse what no reply can carry, before it is computed."""
+    if rows > tensors.MAX_ROWS or rows_bytes > MAX_REPLY_BYTES:
+        raise MalformedMessage(
+            f"the answer would hold {rows} rows in {rows_bytes} bytes; a reply carries at most {tensors.MAX_ROWS} in "
+            f"{MAX_REPLY_BYTES}",
+            hint="Ask for fewer rows at once.",
+        )
+
+
 def _noted(layer: int, expert: int, inputs: tensors.Rows, output: tensors.Rows) -> Block:
     return Block(layer, expert, len(output), leaf_hash(block_leaf(layer, expert, inputs, output)))
 
@@ -197,9 +235,9 @@ def _noted(layer: int, expert: int, inputs: tensors.Rows, output: tensors.Rows) 
 def _on_wire(outputs: list[NDArray[np.float32]], *, wide: bool) -> list[tensors.Rows]:
     """Outputs [n, H] as they travel: float16, or float32 if asked for or if a value would not fit float16. Raises
     SawyerError if an expert made a value that is no number."""
-    largest = float(np.max([np.abs(block).max() for block in outputs]))  # unlike max(), NaN wins
-    if not np.isfinite(largest):
+    largest = [float(np.abs(block).max()) for block in outputs]  # NaN wins
+    if not all(map(math.isfinite, largest)):
         raise SawyerError("an expert made NaN or infinity")
-    if wide or largest > F16_MAX:
+    if wide or max(largest) > F16_MAX:
         return list(outputs)
     return [block.astype(np.float16) for block in outputs]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from sawyer.economy.pricing import price_tokens, sheet_hash
-from sawyer.engine.tokenizer import Tokenizer
 from sawyer.errors import (
     BudgetTooSmall,
     MalformedMessage,
@@ -24,6 +23,15 @@ from sawyer.schemas.models import ModelLayout
 MAX_CHARS_A_TOKEN: Final = 128
 """No token of the vocabularies we know stands for more: a longer prompt is refused before it is tokenized."""
 HOLD_MS: Final = 10 * 60 * 1000
+
+
+class PromptTokenizer(Protocol):
+    """What admission asks of a model's tokenizer: the ids of a prompt, and which ids are special."""
+
+    special: frozenset[int]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def check_order(request: InferRequest, network: NetworkReply, model: str, now_ms
 
 
 def admit(
-    request: InferRequest, network: NetworkReply, tokenizer: Tokenizer, layout: ModelLayout, now_ms: int
+    request: InferRequest, network: NetworkReply, tokenizer: PromptTokenizer, layout: ModelLayout, now_ms: int
 ) -> Admitted:
     """Tokenize and price. Raises PromptEmpty, PromptTooLong, RefusedError (another price sheet), BudgetTooSmall (over
     the order's own ceiling)."""

@@ -9,13 +9,13 @@ from typing import Final
 
 from sawyer.bus.calls import read, record
 from sawyer.bus.protocol import Bus
+from sawyer.engine.answer import FinishReason
 from sawyer.errors import NotAuthorised, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.commands import command
 from sawyer.router.admission import Admitted
 from sawyer.router.dispatch import RequestScope
-from sawyer.router.generation import FinishReason
 from sawyer.router.placement import Placement
 from sawyer.schemas import subjects
 from sawyer.schemas.events import (

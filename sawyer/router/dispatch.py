@@ -131,6 +131,7 @@ class _LayerRun:
         self.blocks: list[Block] = [np.empty((len(each.rows), wire.shape[1]), np.float32) for each in work]
         self.calls: list[LayerCall] = []
         self._units = list(_units(work, _rows_a_message(wire)))
+        self._smooth = True  # until a message is lost or late, every unit that is not done is in hand
 
     async def finish(self) -> None:
         """Send, gather, fall back, until every unit is answered."""
@@ -141,14 +142,13 @@ class _LayerRun:
                 self._give_up(
                     [unit for unit in self._units if not unit.done], f"no answer within {LAYER_TIMEOUT_S:g} s"
                 )
-            idle = [unit for unit in self._units if not (unit.done or self._in_hand(unit))]
-            look_again_s = now_s + LOOK_AGAIN_S if idle else self._last_s
+            look_again_s = now_s + LOOK_AGAIN_S if self._idle() else self._last_s
             waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [look_again_s])
             hedged = not self._call.outstanding <= self._deadlines.keys()  # whoever answers first ends the race
             for arrival in await self._call.wait(max(0.0, waiting - now_s), first=hedged):
                 self._take(arrival)
             self._note_overdue(self._loop.time())
-            await self._send([unit for unit in self._units if not (unit.done or self._in_hand(unit))])
+            await self._send(self._idle())
 
     async def _send(self, units: list[_Unit]) -> None:
         """One message a node, in parts that fit. A unit without a candidate waits for an answer that is still out."""
@@ -170,15 +170,15 @@ class _LayerRun:
         scope, now_s, tag = self._scope, self._loop.time(), secrets.randbits(TAG_BITS)
         scope.sequences[node] += 1
         scope.asked.add(node)
-        needed = np.unique(np.concatenate([unit.rows for unit in units]))
+        rows, work = _message_rows(self._wire, units)
         deadline_s = self._placement.nodes[node].deadline_s(sum(len(unit.rows) for unit in units))
         message = ActivationRequest(
             request=scope.request,
             sequence=scope.sequences[node],
             manifest=self._dispatcher.prefix,
             layer=self._layer,
-            rows=self._wire if len(needed) == len(self._wire) else self._wire[needed],
-            work=tuple((unit.expert, np.searchsorted(needed, unit.rows).astype(np.uint32)) for unit in units),
+            rows=rows,
+            work=work,
             deadline_ms=max(1, int((self._last_s - now_s) * 1000)),
             reply_f32=self._wire.dtype == np.float32,
         )
@@ -192,6 +192,7 @@ class _LayerRun:
         answered elsewhere is dropped, and its node, which lives, may be asked for the rest again."""
         part = self._parts[arrival.tag]
         if arrival.loss is Loss.DISCONNECTED:
+            self._smooth = False
             return  # our own connection, not the node's fault: its units are sent again
         if arrival.loss is not None:
             self._lose(part, arrival.loss.value, gone=True)
@@ -210,6 +211,7 @@ class _LayerRun:
             return
         for unit in part.units:
             unit.lost.pop(part.node, None)
+        self._smooth = False
 
     def _use(self, part: _Part, answer: ActivationReply, at_s: float) -> None:
         leaves = []
@@ -234,6 +236,7 @@ class _LayerRun:
         )
 
     def _lose(self, part: _Part, reason: str, *, gone: bool) -> None:
+        self._smooth = False
         self._placement.nodes[part.node].failed(self._loop.time(), gone=gone)
         for unit in part.units:
             if not unit.done:
@@ -245,6 +248,12 @@ class _LayerRun:
             if tag in self._call.outstanding and now_s >= at:
                 del self._deadlines[tag]
                 self._lose(self._parts[tag], "deadline", gone=False)
+
+    def _idle(self) -> list[_Unit]:
+        """Units that are neither done nor in hand."""
+        if self._smooth:
+            return []
+        return [unit for unit in self._units if not (unit.done or self._in_hand(unit))]
 
     def _in_hand(self, unit: _Unit) -> bool:
         """Some node has it, within its deadline."""
@@ -283,6 +292,15 @@ def _units(work: Sequence[ExpertRows], most: int) -> list[_Unit]:
     ]
 
 
+def _message_rows(wire: Rows, units: list[_Unit]) -> tuple[Rows, tuple[tuple[int, NDArray[np.uint32]], ...]]:
+    """The rows that these units need, each once, and for each expert the indices of its own among them."""
+    if len(wire) == 1:
+        return wire, tuple((unit.expert, unit.rows) for unit in units)
+    needed = np.unique(np.concatenate([unit.rows for unit in units]))
+    rows = wire if len(needed) == len(wire) else wire[needed]
+    return rows, tuple((unit.expert, np.searchsorted(needed, unit.rows).astype(np.uint32)) for unit in units)
+
+
 def _batches(units: list[_Unit], most: int) -> list[list[_Unit]]:
     """Units of distinct experts, in ascending order, at most so many rows together."""
     made: list[list[_Unit]] = []
@@ -306,13 +324,16 @@ def _check_answer(answer: ActivationReply, asked: ActivationRequest) -> None:
     same = (answer.request, answer.sequence, answer.manifest, answer.layer)
     if same != (asked.request, asked.sequence, asked.manifest, asked.layer):
         raise MalformedMessage("the answer belongs to another message")
-    shapes = [(expert, block.shape) for expert, block in answer.blocks]
-    if shapes != [(expert, (len(indices), asked.rows.shape[1])) for expert, indices in asked.work]:
-        raise MalformedMessage("the answer has other experts or shapes than asked for")
-    if asked.reply_f32 and any(block.dtype != np.float32 for _, block in answer.blocks):
-        raise MalformedMessage("the answer is narrower than the float32 that was asked for")
-    if not all(np.isfinite(block).all() for _, block in answer.blocks):
-        raise MalformedMessage("the answer holds NaN or infinity")
+    hidden = asked.rows.shape[1]
+    if len(answer.blocks) != len(asked.work):
+        raise MalformedMessage("the answer has other experts than asked for")
+    for (expert, indices), (answered, block) in zip(asked.work, answer.blocks, strict=True):
+        if answered != expert or block.shape != (len(indices), hidden):
+            raise MalformedMessage("the answer has other experts or shapes than asked for")
+        if asked.reply_f32 and block.dtype != np.float32:
+            raise MalformedMessage("the answer is narrower than the float32 that was asked for")
+        if not np.isfinite(block).all():
+            raise MalformedMessage("the answer holds NaN or infinity")
 
 
 def _slug(reason: str) -> str:

@@ -5,55 +5,48 @@ The straight path of the whole project: embed; layer by layer attend and gate, d
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sawyer.engine.answer import Answer, Sampled
 from sawyer.engine.combine import combine, group_rows
+from sawyer.engine.offload import Offload
 from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import KvCache, Trunk, prefill_chunks
 from sawyer.model.artifacts import Artifacts
 from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
-from sawyer.schemas.messages import GenerateParams, LayerCall
+from sawyer.schemas.messages import GenerateParams, LayerCall, Logprob
 from sawyer.schemas.models import ModelLayout
-
-FinishReason = Literal["stop", "length", "cancelled"]
-ReturnT = TypeVar("ReturnT")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenStep:
-    """One sampled token. `text` may be empty while a UTF-8 character is incomplete. `finish` on the last. `calls` is
-    what each layer on its way asked of nodes: (layer, calls)."""
+    """One sampled token, and what each layer on its way asked of nodes: (layer, calls)."""
 
     step: int
-    token: int
-    text: str
-    finish: FinishReason | None
+    sampled: Sampled
     calls: tuple[tuple[int, tuple[LayerCall, ...]], ...]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a router holds of one model. ONNX Runtime runs in `threads`, never on the event loop."""
+    """What a router holds of one model. ONNX Runtime runs in `compute`, not on the event loop unless for a moment."""
 
     manifest: str
     layout: ModelLayout
     trunk: Trunk
     tokenizer: Tokenizer
-    threads: Executor
+    compute: Offload
 
     @classmethod
     def load(cls, artifacts: Artifacts) -> Engine:
         """Verify and load; blocks, so do it before anybody waits for this process."""
-        threads = ThreadPoolExecutor(1, thread_name_prefix="trunk")
-        return cls(artifacts.digest, artifacts.layout, Trunk(artifacts), Tokenizer(artifacts), threads)
+        return cls(artifacts.digest, artifacts.layout, Trunk(artifacts), Tokenizer(artifacts), Offload("trunk"))
 
 
 class Generation:
@@ -70,37 +63,24 @@ class Generation:
         self.expired = False
 
     async def tokens(self, prompt: Sequence[int]) -> AsyncIterator[TokenStep]:
-        """Samples until an end token, max_tokens, `cancelled` or `expired` (the hold is about to end: what is there is
-        posted in time). The last step carries the finish reason and any text
-        that was held back. Raises ExpertUnavailable."""
-        sampler, text = Sampler(self._params), self._engine.tokenizer.stream()
+        """Samples until an end token, a stop string, max_tokens, `cancelled` or `expired` (the hold is about to end:
+        what is there is posted in time). The last step carries the finish reason and any text that was held back.
+        Raises ExpertUnavailable."""
+        sampler = Sampler(self._params, prompt)
+        answer = Answer(self._params, self._engine.tokenizer, self._engine.layout.eos)
         self._cache = self._engine.trunk.new_cache(len(prompt) + self._params.max_tokens)
-        token = await self._forward(prompt, sampler)
-        for count in range(1, self._params.max_tokens + 1):
-            finish = self._finish_reason(token, count)
-            if finish == "stop":
-                yield self._step(token, text.flush(), finish)
+        ids = prompt
+        while True:
+            token, logprob = await self._forward(ids, sampler)
+            sampled = answer.take(token, logprob, self._ending())
+            calls, self._calls = tuple(self._calls), []
+            yield TokenStep(self._scope.step, sampled, calls)
+            if sampled.finish is not None:
                 return
-            piece = text.push(token)
-            if finish is not None:
-                yield self._step(token, piece + text.flush(), finish)
-                return
-            yield self._step(token, piece, None)
             self._scope.step += 1
-            token = await self._forward([token], sampler)
+            ids = [token]
 
-    def _step(self, token: int, text: str, finish: FinishReason | None) -> TokenStep:
-        calls, self._calls = tuple(self._calls), []
-        return TokenStep(self._scope.step, token, text, finish, calls)
-
-    def _finish_reason(self, token: int, count: int) -> FinishReason | None:
-        if token in self._engine.layout.eos:
-            return "stop"
-        if self.cancelled:
-            return "cancelled"
-        return "length" if self.expired or count >= self._params.max_tokens else None
-
-    async def _forward(self, ids: Sequence[int], sampler: Sampler) -> int:
+    async def _forward(self, ids: Sequence[int], sampler: Sampler) -> tuple[int, Logprob | None]:
         """The token sampled after the last of `ids`; all of them enter the cache."""
         last: NDArray[np.float32] | None = None
         for chunk in prefill_chunks(len(ids)):
@@ -109,16 +89,18 @@ class Generation:
                 rows = await self._layer(layer, rows)
             last = rows[-1:]
         assert last is not None, "admission lets no empty prompt pass"
-        return await self._in_thread(lambda: sampler.pick(self._engine.trunk.logits(last)[0]))
+        return await self._engine.compute.run("token", lambda: sampler.sample(self._engine.trunk.logits(last)[0]))
+
+    def _ending(self) -> Literal["length", "cancelled"] | None:
+        if self.cancelled:
+            return "cancelled"
+        return "length" if self.expired else None
 
     async def _layer(self, layer: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        attended = await self._in_thread(self._engine.trunk.attend, layer, rows, self._cache)
+        step = "row" if len(rows) == 1 else ""  # a part of a prompt is never short
+        attended = await self._engine.compute.run(step, self._engine.trunk.attend, layer, rows, self._cache)
         groups = group_rows(attended.experts)
         work = [ExpertRows(group.expert, group.rows) for group in groups]
         blocks, calls = await self._dispatcher.layer(self._scope, layer, attended.hidden, work)
         self._calls.append((layer, tuple(calls)))
         return combine(attended.residual, groups, blocks, attended.weights)
-
-    async def _in_thread(self, function: Callable[..., ReturnT], *arguments: Any) -> ReturnT:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._engine.threads, function, *arguments)

@@ -85,18 +85,19 @@ class Run:
     async def _generate(self) -> Work:
         started = perf_counter()
         first_s = started
-        count = 0
+        count = billed = 0
         step: TokenStep | None = None
         async for step in self._generation.tokens(self._admitted.ids):
             first_s = perf_counter() if count == 0 else first_s
             count += 1
+            billed += step.sampled.billed
             self._tally.token(asyncio.get_running_loop().time())
             await self._send_step(step)
         assert step is not None
-        assert step.finish is not None
+        assert step.sampled.finish is not None
         return Work(
-            finish=step.finish,
-            output_tokens=count - (step.finish == "stop"),
+            finish=step.sampled.finish,
+            output_tokens=billed,
             fed_tokens=len(self._admitted.ids) + count - 1,
             prefill_us=int((first_s - started) * 1e6),
             decode_us=int((perf_counter() - first_s) * 1e6),
@@ -106,8 +107,10 @@ class Run:
         if self._request.trace:
             for layer, calls in step.calls:
                 await self._send(Trace(n=self._stream.next_n, step=step.step, layer=layer, calls=calls))
-        ids = () if step.finish == "stop" else (step.token,)
-        await self._send(Delta(n=self._stream.next_n, text=step.text, ids=ids))
+        sampled = step.sampled
+        ids = (sampled.token,) if sampled.billed else ()
+        logprobs = () if sampled.logprob is None else (sampled.logprob,)
+        await self._send(Delta(n=self._stream.next_n, text=sampled.text, ids=ids, logprobs=logprobs))
 
     async def _fail(self, error: SawyerError) -> None:
         """Void the hold and say why. If the post had arrived after all, say that; if nobody can be reached, the hold

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sawyer.bus.calls import read, refuse_query
+from sawyer.bus.discovery import ROUTER, About, Discovery, Endpoint
 from sawyer.bus.gather import Gatherer
 from sawyer.bus.protocol import Bus, Message
-from sawyer.bus.service import Service
+from sawyer.bus.service import Counts, Service
 from sawyer.clock import Clock
 from sawyer.errors import Busy, Cancelled, RefusedError, SawyerError
 from sawyer.identity.keys import Key
@@ -32,7 +33,6 @@ MAX_RUNNING: Final = 4
 QUEUE_LIMIT: Final = 64
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 MAX_CANCELS_KEPT: Final = 1024
-QUEUE_GROUP: Final = "routers"
 DRAIN_TIMEOUT_S: Final = 10.0
 """How long running requests may go on after `stop`; then they are failed, and their holds given back."""
 
@@ -81,7 +81,7 @@ class Router:
             _refuse,
             limit=QUEUE_LIMIT,
             workers=MAX_RUNNING,
-            queue=QUEUE_GROUP,
+            queue=subjects.ROUTERS,
             max_bytes=MAX_REQUEST_BYTES,
         )
         self._running: dict[RequestId, Run] = {}
@@ -92,11 +92,17 @@ class Router:
         """`started` is called once every expert is served by some node."""
         requests = self._requests
         status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
+        echo = Service(
+            self._bus, subjects.echo(self._model), _echo, refuse_query, limit=QUEUE_LIMIT, queue=subjects.ROUTERS
+        )
+        discovery = self._discovery(status, echo)
         await self._gatherer.start()
         await self._directory.start()
         cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
         await requests.start()
-        await status.start()
+        beside = (status, echo, discovery)
+        for each in beside:
+            await each.start()
         await self._bus.flush()
         try:
             await self._until_covered()
@@ -105,10 +111,11 @@ class Router:
         finally:
             await requests.stop(DRAIN_TIMEOUT_S)
             await cancels.unsubscribe()
-            await status.stop()
+            for each in beside:
+                await each.stop()
             await self._directory.stop()
             await self._gatherer.stop()
-            self._engine.threads.shutdown()
+            self._engine.compute.shutdown()
 
     def stop(self) -> None:
         """Take no more requests, finish those that run, end."""
@@ -123,6 +130,19 @@ class Router:
             await asyncio.wait({changed, stopping}, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
         stopping.cancel()
+
+    def _discovery(self, status: Service, echo: Service) -> Discovery:
+        about = About(
+            ROUTER, self._me.name, self._version, self._started_ms, "trunk, gates and sampling",
+            {"model": self._model, "manifest": self._dispatcher.manifest},
+        )  # fmt: skip
+        infer = Endpoint("infer", subjects.infer(self._model), self._answered, subjects.ROUTERS)
+        return Discovery(self._bus, about, [infer, Endpoint.of("status", status), Endpoint.of("echo", echo)])
+
+    def _answered(self) -> Counts:
+        """Refusals and failures travel as stream events: the service has not seen them."""
+        counts, tally = self._requests.counts, self._tally
+        return replace(counts, errors=counts.errors + tally.refused + tally.failed)
 
     async def _status(self, _: Message) -> bytes:
         layout, placement = self._engine.layout, self._directory.placement
@@ -215,6 +235,11 @@ class Router:
 
 def _is_refusal(data: bytes) -> bool:
     return data[5:6] == bytes([tensors.Kind.ERROR])
+
+
+async def _echo(message: Message) -> bytes:
+    """A node measures its way to here; anybody may, and the size is bounded."""
+    return message.data
 
 
 def _refuse(error: SawyerError) -> bytes:

@@ -30,7 +30,8 @@ class Done:
 def environment(home: Path) -> dict[str, str]:
     """A user without a home directory of ours, and without our settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SAWYER_")}
-    return {**kept, "HOME": str(home), "XDG_DATA_HOME": str(home / "data"), "COLUMNS": "120"}
+    folders = {"HOME": home, "XDG_DATA_HOME": home / "data", "XDG_CONFIG_HOME": home / "config"}
+    return {**kept, **{name: str(folder) for name, folder in folders.items()}, "COLUMNS": "120"}
 
 
 @pytest.fixture(scope="session")

@@ -204,7 +204,7 @@ def test_serve_ends_in_order_on_sigterm(started, demo_home, tmp_path):
         common = ("--home", home, "--nats", server.url)
         bookkeeper = started("bookkeeper", *common)
         assert bookkeeper.stdout.readline().startswith("ready: bookkeeper")
-        node = started("serve", "austen-8m", *common)
+        node = started("serve", "austen-8m", "--name", "node-1", *common)
         assert node.stdout.readline().startswith("ready: node-1")
         for process in (node, bookkeeper):
             process.send_signal(signal.SIGTERM)

@@ -12,8 +12,10 @@ from sawyer.identity.keys import Key
 from sawyer.ledger.book import Book
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
 from sawyer.ledger.store import Store
+from sawyer.schemas.messages import MAX_BUCKETS_TOLD
 
 Reopen = Callable[[], Book]
+DAY_MS = 86_400_000
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -159,8 +161,32 @@ def test_time_of_entries_never_runs_backwards_when_the_clock_does(founded: Book,
 
 
 def test_balance_of_unknown_account_is_refused(founded: Book, scene) -> None:
-    with pytest.raises(UnknownAccount):
-        founded.balance("nobody", scene.now_ms)
+    for ask in (founded.balance, founded.account):
+        with pytest.raises(UnknownAccount):
+            ask("nobody", scene.now_ms)
+
+
+def test_account_tells_key_entry_balance_and_each_grant_the_newest_first(founded: Book, scene) -> None:
+    founded.commit([scene.grant("february", 10, start_ms=DAY_MS)], scene.now_ms)
+    founded.commit([scene.reserve(scene.order())], scene.now_ms)
+    told = founded.account("alice", scene.now_ms)
+    assert (told.account, told.key, told.opened) == ("alice", scene.keys["alice"].id, 7)
+    assert told.balance == founded.balance("alice", scene.now_ms)
+    assert (told.grants, [bucket.grant for bucket in told.buckets]) == (2, ["february", "january"])
+    february, january = told.buckets
+    assert (february.granted, february.available, february.held, february.consumed) == (10, 10, 0, 0)
+    assert (february.valid_from_ms, february.expires_ms) == (scene.now_ms + DAY_MS, scene.now_ms + 30 * DAY_MS)
+    assert (january.seq, february.seq) == (8, 9)
+    assert january.held == told.balance.held > 0
+    assert january.granted == january.available + january.held
+
+
+def test_account_with_many_grants_tells_the_newest(founded: Book, scene) -> None:
+    names = [f"grant-{number}" for number in range(MAX_BUCKETS_TOLD)]
+    founded.commit([scene.grant(name, 1) for name in names], scene.now_ms)
+    told = founded.account("alice", scene.now_ms)
+    assert told.grants == 1 + MAX_BUCKETS_TOLD
+    assert [bucket.grant for bucket in told.buckets] == names[::-1]
 
 
 def test_members_are_told_by_name(founded: Book, scene) -> None:

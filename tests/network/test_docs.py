@@ -5,39 +5,47 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import textwrap
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PRINTED = {
+    "docs/client.md": [
+        "tokens, debited in entry",
+        "100 tokens in and 100 out cost 200",
+        "cancelled ",
+        "'",
+        "for 15 tokens",
+        "all good",
+    ],
+    "README.md": [" tokens, entry "],
+}
+"""What each example of a page must print, in order."""
 
 
-def _block(page: str) -> str:
-    """The first Python block of a page."""
-    found = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found.group(1)
+def _examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-async def test_example_of_the_client_page_runs(network, tmp_path, monkeypatch, capsys):
+def _cases() -> list[tuple[str, int]]:
+    return [(page, number) for page in PRINTED for number in range(len(_examples(page)))]
+
+
+@pytest.mark.parametrize(("page", "number"), _cases())
+async def test_example_runs_and_prints(page, number, network, tmp_path, monkeypatch, capsys):
+    """As the user of a home: with its settings in the environment, and the key file beside the program."""
+    key = network.home.key("alice")
+    shutil.copy(key, tmp_path / "alice.nk")
     monkeypatch.chdir(tmp_path)
-    shutil.copy(network.home.key("alice"), tmp_path / "alice.nk")
-    code = _block("docs/client.md").replace("nats://127.0.0.1:4222", network.url)
-    scope: dict[str, object] = {}
-    exec(f"async def example():\n{textwrap.indent(code, '    ')}", scope)
-    await scope["example"]()
-    assert "tokens, debited in entry" in capsys.readouterr().out
-
-
-async def test_example_of_the_readme_runs(network, capsys):
-    key = str(network.home.key("alice"))
-    code = _block("README.md").replace("nats://127.0.0.1:4222", network.url)
-    code = code.replace("~/.local/share/sawyer/demo/keys/alice.nk", key)
+    for name, value in {"HOME": network.home.path, "NATS": network.url, "ACCOUNT": "alice"}.items():
+        monkeypatch.setenv(f"SAWYER_{name}", str(value))
+    code = _examples(page)[number].replace("nats://127.0.0.1:4222", network.url)
+    code = code.replace("~/.local/share/sawyer/demo/keys/alice.nk", str(key))
     await asyncio.to_thread(exec, code, {"__name__": "__main__"})
-    assert " tokens, entry " in capsys.readouterr().out
+    assert PRINTED[page][number] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/client.md"])
-def test_page_has_a_python_example(page):
-    assert "AsyncClient" in _block(page)
+@pytest.mark.parametrize("page", PRINTED)
+def test_every_example_of_a_page_is_known(page):
+    assert len(_examples(page)) == len(PRINTED[page])

@@ -34,14 +34,14 @@ async def test_logits_of_the_distributed_run_equal_one_machine(founded, demo_q4,
     seen: list[np.ndarray] = []
 
     class Recorder:
-        def pick(self, logits: np.ndarray) -> int:
+        def sample(self, logits: np.ndarray) -> tuple[int, None]:
             seen.append(logits)
-            return int(logits.argmax())
+            return int(logits.argmax()), None
 
     generation._cache = engine.trunk.new_cache(len(ids) + 4)
-    token = await generation._forward(ids, Recorder())
+    token, _ = await generation._forward(ids, Recorder())
     for _ in range(3):
-        token = await generation._forward([token], Recorder())
+        token, _ = await generation._forward([token], Recorder())
 
     pairs = [(layer, expert) for layer in demo_q4.layout.moe_layers for expert in range(demo_q4.layout.experts)]
     local = LocalModel(

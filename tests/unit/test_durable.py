@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,4 +92,19 @@ def test_process_killed_before_the_key_has_its_name_leaves_no_seed(tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "node.nk")], check=False)
     assert done.returncode == 9
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("write", [durable.create, durable.replace])
+def test_failure_names_the_file_and_not_its_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None]
+) -> None:
+    def full(_: int, __: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write(tmp_path / "seed", b"x")
+    assert error.value.filename == str(tmp_path / "seed")
     assert names_in(tmp_path) == []

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from sawyer.bus import calls
-from sawyer.bus.calls import ask, command_word, read, record
+from sawyer.bus.calls import ask, read, record
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import Message
 from sawyer.errors import BudgetTooSmall, MalformedMessage, NoAnswer, NobodyServes, UnknownAccount
 from sawyer.identity.keys import Key
 from sawyer.ledger.commands import command
 from sawyer.schemas.base import Strict
-from sawyer.schemas.events import KINDS, Decided
+from sawyer.schemas.events import KINDS, Decided, command_word
 from sawyer.schemas.messages import (
     BalanceQuery,
     BalanceReply,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.bus.memory import MemoryBus, MemoryNetwork, matches
+from sawyer.bus.protocol import Message
+from sawyer.errors import NobodyServes
 
 TOKEN = st.sampled_from(["a", "b", "ab"])
 SUBJECT = st.lists(TOKEN, min_size=1, max_size=4)
@@ -24,6 +27,35 @@ def by_regular_expression(pattern: list[str], subject: str) -> bool:
     """`*` is exactly one token, `>` at the end one or more."""
     parts = {"*": r"[^.]+", ">": r".+"}
     return re.fullmatch(r"\.".join(parts.get(token, re.escape(token)) for token in pattern), subject) is not None
+
+
+async def test_participants_in_several_threads_hear_each_other_on_their_own_loops() -> None:
+    network = MemoryNetwork()
+    heard: list[int] = []
+
+    async def answer(listening: threading.Event, done: threading.Event) -> None:
+        bus, tasks = MemoryBus(network), set()
+
+        def hear(message: Message) -> None:
+            heard.append(threading.get_ident())
+            tasks.add(asyncio.create_task(bus.publish(message.reply, message.data[::-1])))
+
+        await bus.subscribe("turn", hear)
+        listening.set()
+        await asyncio.to_thread(done.wait)
+
+    listening, done = threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: asyncio.run(answer(listening, done)))
+    other.start()
+    await asyncio.to_thread(listening.wait)
+    try:
+        assert await MemoryBus(network).request("turn", b"abc", 10) == b"cba"
+        assert heard == [other.ident]
+    finally:
+        done.set()
+        await asyncio.to_thread(other.join)
+    with pytest.raises(NobodyServes):  # its loop is gone, and so is whoever listened there
+        await MemoryBus(network).request("turn", b"abc", 10)
 
 
 async def test_cancel_that_comes_with_the_answer_is_not_swallowed() -> None:

@@ -14,8 +14,8 @@ from sawyer.cli.founding import Founder, pinned_network
 from sawyer.clock import ManualClock
 from sawyer.errors import SawyerError, VerificationError
 from sawyer.home import Home, Pin
-from sawyer.identity.keys import Key, encode_public
-from sawyer.ledger.checkpoint import vkey_of
+from sawyer.identity.keys import Key, encode_public, load
+from sawyer.ledger.checkpoint import Checkpoint, vkey_of
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError
 
@@ -41,9 +41,10 @@ def told(pin: Pin) -> dict[str, str]:
 @pytest.fixture
 async def founder(home: Home, pin: Pin, told: dict[str, str], clock: ManualClock) -> AsyncIterator[Founder]:
     memory = MemoryNetwork()
+    note = Checkpoint(pin.network, 1, bytes(32)).sign(load(home.key("ledger")))
 
     async def answer(message: Message) -> bytes:
-        return NetworkReply(**told, mode="test", models=(), size=1, checkpoint="", now_ms=1).canonical()  # type: ignore[arg-type]
+        return NetworkReply(**told, mode="test", models=(), size=1, checkpoint=note, now_ms=1).canonical()  # type: ignore[arg-type]
 
     def refuse(error: SawyerError) -> bytes:
         return QueryError(error=ErrorBody.of(error)).canonical()

@@ -14,7 +14,16 @@ from sawyer.bus.service import Service
 from sawyer.client.aio import ORDER_VALID_MS, AsyncClient
 from sawyer.clock import ManualClock
 from sawyer.economy.pricing import sheet_hash
-from sawyer.errors import NobodyServes, RefusedError, SawyerError, UnknownAccount, UnknownModel, UsageError
+from sawyer.errors import (
+    NoAnswer,
+    NobodyServes,
+    RefusedError,
+    SawyerError,
+    ServerUnreachable,
+    UnknownAccount,
+    UnknownModel,
+    UsageError,
+)
 from sawyer.identity.envelope import check_signed
 from sawyer.identity.keys import Key
 from sawyer.ids import RequestId
@@ -25,6 +34,7 @@ from sawyer.schemas.messages import (
     BalanceReply,
     EntryRef,
     ErrorBody,
+    GenerateParams,
     InferRequest,
     LedgerCommand,
     LedgerReply,
@@ -104,6 +114,23 @@ async def test_order_is_signed_whole_and_the_router_would_take_it(
     assert order.price_sheet == sheet_hash(network_reply.pricing)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("stop", "stops"), [("\n", ("\n",)), (["\n", "END"], ("\n", "END")), ((), ())])
+async def test_sampling_options_are_ordered_as_they_were_given(
+    client: AsyncClient, router: Any, say: Any, stop: Any, stops: tuple[str, ...]
+) -> None:
+    router.script = lambda _: [say.accepted(), say.done(1)]
+    await client.generate("Emma", model=MODEL, min_p=0.05, repetition_penalty=1.1, stop=stop, logprobs=0)
+    params = sent(router).params
+    assert (params.min_p_milli, params.repetition_penalty_milli) == (50, 1100)
+    assert (params.stop, params.logprobs) == (stops, 0)
+
+
+async def test_sampling_options_left_out_change_nothing(client: AsyncClient, router: Any, say: Any) -> None:
+    router.script = lambda _: [say.accepted(), say.done(1)]
+    await client.generate("Emma", model=MODEL, max_tokens=3)
+    assert sent(router).params == GenerateParams(prompt="Emma", max_tokens=3)
+
+
 @pytest.mark.parametrize(("prompt", "letters"), [("Emma", 4), ("é", 2), ("漢字", 6)])
 async def test_ceiling_is_by_default_what_the_request_can_cost_at_most(
     client: AsyncClient, router: Any, say: Any, prompt: str, letters: int
@@ -142,6 +169,23 @@ async def test_same_request_id_commits_to_the_same_content_and_others_do_not(
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"top_p": float("nan")},
+        {"temperature": "hot"},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"min_p": float("nan")},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": 11.0},
+        {"repetition_penalty": None},
+        {"stop": ""},
+        {"stop": ["a", ""]},
+        {"stop": 5},
+        {"stop": [5]},
+        {"stop": "x" * 257},
+        {"stop": ["a"] * 17},
+        {"stop": "\ud800"},
+        {"logprobs": -1},
+        {"logprobs": 21},
+        {"logprobs": True},
         {"seed": -1},
         {"seed": 2**53},
         {"token_ceiling": 0},
@@ -199,6 +243,33 @@ async def test_balance_is_the_accounts_own(
             await bob.balance()
 
 
+async def test_offer_is_the_published_models_by_name_with_shape_and_price(
+    client: AsyncClient, bookkeeper: Bookkeeper, network_reply: NetworkReply
+) -> None:
+    (austen,) = network_reply.models
+    later = austen.model_copy(update={"model": "zola"})
+    bookkeeper.network = network_reply.model_copy(update={"models": (later, austen)})
+    first, second = await client.models()
+    told = {name: getattr(first, name) for name in vars(first) if name != "pricing"}
+    assert told == austen.model_dump(exclude={"network"})
+    assert first.price(5, 3) == 8
+    with pytest.raises(RefusedError, match="zola"):
+        second.price(5, 3)
+
+
+async def test_question_waits_as_long_as_it_is_told(memory: MemoryNetwork, client: AsyncClient) -> None:
+    """A bookkeeper that hears and says nothing."""
+    for what in ("account", "balance", "network"):
+        silent = MemoryNetwork()
+        await MemoryBus(silent).subscribe(f"sawyer.v1.query.{what}", lambda _: None)
+        client._bus = MemoryBus(silent)
+        with pytest.raises(NoAnswer, match=r"0\.01 s"):
+            await getattr(client, what)(timeout_s=0.01)
+        client._timeout_s = 0.02
+        with pytest.raises(NoAnswer, match=r"0\.02 s"):
+            await getattr(client, what)()
+
+
 @pytest.mark.parametrize("account", ["", "Alice", "a b", "a.b", "a>", "x" * 64, "alice\n"])
 def test_account_name_that_cannot_be_one_is_refused(keys: dict[str, Key], account: str) -> None:
     with pytest.raises(UsageError, match="account name"):
@@ -219,6 +290,22 @@ async def test_client_that_is_not_connected_says_how_to_connect(keys: dict[str, 
 async def test_network_without_a_bookkeeper_is_told_at_connect(memory: MemoryNetwork, keys: dict[str, Key]) -> None:
     with pytest.raises(NobodyServes):
         await AsyncClient(account="alice", key=keys["alice"], bus=MemoryBus(memory)).connect()
+
+
+async def test_connect_that_fails_leaves_no_connection_open(
+    memory: MemoryNetwork, keys: dict[str, Key], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = MemoryBus(memory)
+
+    async def connect(*_: object, **__: object) -> MemoryBus:
+        return bus
+
+    monkeypatch.setattr("sawyer.bus.connection.NatsBus.connect", connect)
+    with pytest.raises(NobodyServes):
+        async with AsyncClient("nats://here:1", account="alice", key=keys["alice"]):
+            pass
+    with pytest.raises(ServerUnreachable, match="closed"):
+        await bus.publish("still.open", b"")
 
 
 async def test_bus_of_the_caller_is_left_open(

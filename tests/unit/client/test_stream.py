@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
-from sawyer.client.stream import RESENDS, TextStream
+from sawyer.client.stream import RESENDS, TextStream, TokenLogprob
 from sawyer.errors import (
     AlreadyCompleted,
     BudgetTooSmall,
@@ -25,7 +25,7 @@ from sawyer.identity.keys import Key
 from sawyer.ids import ModelId
 from sawyer.schemas.base import Strict
 from sawyer.schemas.events import REQUEST_KIND
-from sawyer.schemas.messages import GenerateParams, InferRequest, Trace
+from sawyer.schemas.messages import GenerateParams, InferRequest, Logprob, Trace
 
 MODEL = ModelId("austen")
 REQUEST = "0f" * 16
@@ -83,6 +83,19 @@ async def test_delta_without_text_counts_its_ids_and_gives_no_piece(router: Any,
     async with open_stream() as stream:
         assert await asyncio.wait_for(read(stream), PATIENCE_S) == ["é"]
     assert stream.ids == [7, 8, 2]
+
+
+async def test_logprobs_are_told_one_an_id_as_natural_logarithms(router: Any, say: Any, open_stream: Open) -> None:
+    told = [
+        Logprob(token=1, surprise_micro=0, top=()),
+        Logprob(token=2, surprise_micro=1_500_000, top=((9, 500_000), (2, 1_500_000))),
+    ]
+    deltas = [say.delta(n).model_copy(update={"logprobs": (told[n - 1],)}) for n in (1, 2)]
+    router.script = lambda _: [say.accepted(), *deltas, say.done(3)]
+    async with open_stream() as stream:
+        answer = await asyncio.wait_for(stream.result(), PATIENCE_S)
+    assert answer.logprobs == (TokenLogprob(1, 0.0, ()), TokenLogprob(2, -1.5, ((9, -0.5), (2, -1.5))))
+    assert tuple(each.token for each in answer.logprobs) == answer.ids
 
 
 async def test_gap_makes_the_client_ask_again_and_nothing_is_given_twice(

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models
 
 from sawyer.engine.experts import EXACT, ExpertPool
 from sawyer.engine.local import LocalModel
@@ -80,3 +82,15 @@ def load() -> Callable[..., LocalModel]:
 @pytest.fixture(scope="session")
 def tokenizer(demo: Callable[[Format], Artifacts]) -> Tokenizer:
     return Tokenizer(demo("q4"))
+
+
+@pytest.fixture(scope="session")
+def byte_fallback() -> Tokenizer:
+    """A vocabulary as Mixtral's: words with a low line for a space, and a token for each byte."""
+    words = ["<unk>", "<s>", "▁the", "▁", "cat", "é", "▁你", "ing", "�"]
+    vocabulary = {word: n for n, word in enumerate([*words, *(f"<0x{byte:02X}>" for byte in range(256))])}
+    raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    raw.add_special_tokens(["<unk>", "<s>"])
+    strip = decoders.Strip(content=" ", left=1, right=0)
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    return Tokenizer.from_json(raw.to_str().encode())

@@ -8,22 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models
 
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.errors import ArtifactCorrupt
-
-
-@pytest.fixture(scope="session")
-def byte_fallback() -> Tokenizer:
-    """A vocabulary as Mixtral's: words with a low line for a space, and a token for each byte."""
-    words = ["<unk>", "<s>", "▁the", "▁", "cat", "é", "▁你", "ing", "�"]
-    vocabulary = {word: n for n, word in enumerate([*words, *(f"<0x{byte:02X}>" for byte in range(256))])}
-    raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
-    raw.add_special_tokens(["<unk>", "<s>"])
-    strip = decoders.Strip(content=" ", left=1, right=0)
-    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
-    return Tokenizer.from_json(raw.to_str().encode())
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sawyer.bus.service import Counts
 from sawyer.node import health
 from sawyer.node.health import WINDOW, Health, memory_mb
 
@@ -57,6 +58,19 @@ def test_rows_per_second_weighs_by_time_not_by_answer() -> None:
     measured.computed(10, 1.0)
     measured.computed(90, 0.25)
     assert measured.rows_per_second() == 80
+
+
+def test_runs_refusals_and_compute_time_are_counted_for_discovery() -> None:
+    measured = Health()
+    measured.computed(8, 0.5, 3)
+    measured.computed(1, 0.25)
+    measured.answered(9, 0.001)
+    measured.refuse(ValueError("first"))
+    measured.refuse(ValueError("last"))
+    assert measured.runs == 4
+    assert measured.counts() == Counts(requests=3, errors=2, busy_ns=750_000_000, last_error="last")
+    assert measured.data()["runs"] == 4
+    assert measured.data()["rows"] == 9
 
 
 def test_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random as random_module
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.errors import UsageError
-from sawyer.node.hosting import pairs, parse_share, share
+from sawyer.node.hosting import pairs, parse_experts, parse_share, share
 from sawyer.schemas.messages import HostedLayer
 from sawyer.schemas.models import ModelLayout
 
@@ -80,3 +81,76 @@ def test_parse_share_refuses_other_text(text: str) -> None:
 def test_pairs_names_each_served_expert_once() -> None:
     layers = (HostedLayer(layer=3, first=(5, 1), replica=(1, 2)), HostedLayer(layer=4, first=(), replica=(0,)))
     assert pairs(layers) == [(3, 1), (3, 2), (3, 5), (4, 0)]
+
+
+# --- --experts ------------------------------------------------------------------------------------------------------
+
+MODEL = layout(8, (0, 1, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0:0", {(0, 0)}),
+        ("0:0-3,1:4", {(0, 0), (0, 1), (0, 2), (0, 3), (1, 4)}),
+        ("5:*", {(5, expert) for expert in range(8)}),
+        ("*:7", {(layer, 7) for layer in (0, 1, 2, 5)}),
+        ("0-2:6-7", {(layer, expert) for layer in (0, 1, 2) for expert in (6, 7)}),
+        ("0:1,0:1-2,0:1", {(0, 1), (0, 2)}),
+        ("*:*", {(layer, expert) for layer in (0, 1, 2, 5) for expert in range(8)}),
+    ],
+)
+def test_parse_experts_reads_layers_and_experts(text: str, expected: set[tuple[int, int]]) -> None:
+    layers = parse_experts(text, MODEL)
+    assert set(pairs(layers)) == expected
+    assert all(not each.replica for each in layers)
+    assert [each.layer for each in layers] == sorted({layer for layer, _ in expected})
+
+
+@given(st.sets(st.tuples(st.sampled_from(MODEL.moe_layers), st.integers(0, 7)), min_size=1), st.randoms())
+def test_parse_experts_reads_back_any_choice_in_any_order(
+    chosen: set[tuple[int, int]], random: random_module.Random
+) -> None:
+    written = [f"{layer}:{expert}" for layer, expert in sorted(chosen)]
+    random.shuffle(written)
+    assert set(pairs(parse_experts(",".join(written), MODEL))) == chosen
+
+
+@given(st.text(alphabet="0123456789:,-* x", max_size=20) | st.text(max_size=10))
+def test_parse_experts_reads_any_text_or_says_what_is_wrong_with_it(text: str) -> None:
+    said = ""
+    try:
+        chosen = set(pairs(parse_experts(text, MODEL)))
+    except UsageError as error:
+        chosen, said = set(), f"{error.message} {error.hint}"
+    assert chosen <= {(layer, expert) for layer in MODEL.moe_layers for expert in range(8)}
+    assert bool(chosen) != ("position" in said)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("", "'' at position 1 of --experts is not LAYERS:EXPERTS", "0:0-3"),
+        ("0:0,", "'' at position 5", "0:0-3"),
+        ("0:0,1", "'1' at position 5", "0:0-3"),
+        ("0:0,x:1", "'x' at position 5 of --experts is no layer", "0:0-3"),
+        ("0:0,1:y", "'y' at position 7 of --experts is no expert", "0:0-3"),
+        ("0:", "'' at position 3", "0:0-3"),
+        ("0:1:2", "'1:2' at position 3", "0:0-3"),
+        ("0:-1", "'-1' at position 3", "0:0-3"),
+        ("0:3-1", "'3-1' at position 3 of --experts runs backwards", "0:0-3"),
+        ("0: 1", "' 1' at position 3", "0:0-3"),
+        ("3:0", "this model has no layer 3", "layers 0-2, 5"),
+        ("0-5:0", "this model has no layer 3", "layers 0-2, 5"),
+        ("7:0", "this model has no layer 7", "layers 0-2, 5"),
+        ("0:8", "'8' at position 3 of --experts: this model has no expert 8", "experts 0-7"),
+        ("0:5-9", "this model has no expert 8", "experts 0-7"),
+        ("0:0-999999999", "this model has no expert 8", "experts 0-7"),
+        ("0:99999999999999999999", "is no expert", "0:0-3"),
+    ],
+)
+def test_parse_experts_says_where_the_text_is_wrong_and_what_there_is(text: str, says: str, hint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_experts(text, MODEL)
+    assert says in error.value.message
+    assert hint in error.value.hint

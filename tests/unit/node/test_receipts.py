@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_state_is_on_disk_before_the_receipt_is_out(new_log: NewLog, monkeypatch
     give(log, 1)
 
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     with monkeypatch.context() as patch:
         patch.setattr(durable.os, "fsync", fail)

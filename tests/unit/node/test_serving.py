@@ -92,7 +92,7 @@ async def node(new_log: Callable[[], ReceiptLog]) -> AsyncIterator[Node]:
     await made.start()
     yield Node(made, pool, receipts, health, MemoryBus(network))
     pool.gate.set()
-    await made.stop()
+    await made.close()
 
 
 def rows_of(count: int = 3, dtype: type = np.float16) -> Rows:
@@ -229,6 +229,77 @@ async def test_full_queue_is_refused_at_once_and_what_was_taken_is_answered(
     finally:
         pool.gate.set()
         await node.serving.stop()
+
+
+async def test_requests_that_waited_for_one_expert_run_together_and_each_gets_its_own_answer(node: Node) -> None:
+    node.pool.gate.clear()
+    first = asyncio.create_task(node.answer(request_of((3, [0]), sequence=1)))
+    await node.until_busy()
+    waiting = [
+        asyncio.create_task(node.answer(request_of((0, [number]), sequence=2 + number, request=f"{number:032x}")))
+        for number in range(3)
+    ]
+    late = asyncio.create_task(node.answer(request_of((0, [0]), sequence=9, deadline_ms=0)))
+    nan = asyncio.create_task(
+        node.answer(request_of((0, [0]), sequence=8, rows=np.full((1, HIDDEN), np.nan, np.float16)))
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        while node.serving.queue < 5:  # noqa: ASYNC110  (one turn of the loop after another)
+            await asyncio.sleep(0)
+        node.pool.gate.set()
+        await first
+        answers = await asyncio.gather(*waiting)
+        refusals = await asyncio.gather(late, nan)
+    for number, answer in enumerate(answers):
+        assert isinstance(answer, ActivationReply)
+        assert (answer.request, answer.sequence) == (f"{number:032x}", 2 + number)
+        np.testing.assert_array_equal(answer.blocks[0][1], rows_of()[[number]] * 2)
+    assert [type(each) for each in refusals] == [ActivationError] * 2
+    assert (node.health.runs, node.health.answers, node.health.refused) == (2, 4, 2)
+    assert node.receipts.open_requests == 4, "each request has its own receipt"
+
+
+@pytest.mark.parametrize("limit", ["MAX_ROWS", "MAX_REPLY_BYTES"])
+async def test_answer_that_fits_no_reply_is_refused_before_it_is_computed(
+    node: Node, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request_of((0, [0, 1, 2]), (1, [0, 1]))
+    if limit == "MAX_ROWS":
+        asked = request_of(*((expert, list(range(20_000))) for expert in (0, 1, 3, OVERFLOWS)), rows=rows_of(20_000))
+    else:
+        monkeypatch.setattr(serving, limit, 5 * HIDDEN * 2 - 1)
+    answer = await node.answer(asked)
+    assert isinstance(answer, ActivationError)
+    assert isinstance(answer.error, MalformedMessage)
+    assert "the answer would hold" in answer.error.message
+    assert node.health.runs == 0
+    await expect_served(node)
+
+
+async def test_answer_that_grows_to_float32_and_fits_no_reply_is_refused(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MAX_REPLY_BYTES", 2 * HIDDEN * 4 - 1)
+    answer = await node.answer(request_of((OVERFLOWS, [0, 1])))
+    assert isinstance(answer, ActivationError)
+    assert isinstance(answer.error, MalformedMessage)
+    assert node.receipts.open_requests == 0
+    monkeypatch.undo()
+    await expect_served(node)
+
+
+async def test_close_answers_nothing_that_waits(node: Node) -> None:
+    node.pool.gate.clear()
+    asked = [asyncio.create_task(node.answer(request_of(sequence=number))) for number in (1, 2)]
+    await node.until_busy()
+    node.pool.gate.set()
+    await node.serving.close()
+    assert node.health.answers == 0
+    with pytest.raises(NobodyServes):
+        await node.answer(request_of(sequence=3))
+    for each in asked:
+        each.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_deadline_counts_the_time_in_the_queue(node: Node) -> None:

@@ -50,7 +50,25 @@ TAKES_A_NAME: list[Callable[[str], str]] = [
 
 def test_every_builder_is_checked_here() -> None:
     found = {name for name, value in vars(subjects).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert found - {"is_slug"} == set(BUILT) | set(WILDCARDS)
+    assert found - {"is_slug", "discovery"} == set(BUILT) | set(WILDCARDS)
+
+
+@pytest.mark.parametrize(
+    ("named", "subject"),
+    [
+        ((), "$SRV.PING"),
+        (("sawyer-node",), "$SRV.PING.sawyer-node"),
+        (("sawyer-node", "node-a"), "$SRV.PING.sawyer-node.node-a"),
+    ],
+)
+def test_discovery_asks_all_a_kind_or_one(named: tuple[str, ...], subject: str) -> None:
+    assert subjects.discovery("PING", *named) == subject
+
+
+@pytest.mark.parametrize("named", [("*",), ("sawyer-node", ">"), ("a.b",), ("sawyer-node", "a b")])
+def test_discovery_refuses_a_name_that_is_no_token(named: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="cannot stand in a subject"):
+        subjects.discovery("PING", *named)
 
 
 def test_every_built_subject_matches_exactly_one_row_of_the_table() -> None:

@@ -1,0 +1,157 @@
+"""What a benchmark found, in one object: for people who read it and for programs that compare two of them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final
+
+from sawyer.bench.layer_calls import Calls
+from sawyer.bench.machine import Machine
+from sawyer.bench.timing import Quantiles, Spread, ratios
+from sawyer.schemas.models import ModelLayout
+
+GOAL_ACTIVATIONS_PER_SECOND: Final = 1000
+GOAL_LAYER_CALL_US: Final = 3000
+V: Final = 1
+"""Version of the JSON object."""
+
+
+@dataclass
+class Rounds:
+    """What was measured of one model, a value or a series of calls a round; all lists are equally long."""
+
+    model: str
+    layout: ModelLayout
+    tokens: int
+    local: list[float] = field(default_factory=list)
+    distributed: list[float] = field(default_factory=list)
+    single: list[Calls] = field(default_factory=list)
+    plain_us: list[list[float]] = field(default_factory=list)
+    batches: dict[int, list[Calls]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Layer calls with many rows. rows_per_second counts a row once, whatever the top k."""
+
+    rows: int
+    layer_call_us: Quantiles
+    rows_per_second: Spread
+    activations_per_second: Spread
+
+    @classmethod
+    def of(cls, rounds: list[Calls]) -> Batch:
+        rows, top_k = rounds[0].rows, rounds[0].top_k
+        per_second = [each.calls_per_second * rows for each in rounds]
+        return cls(
+            rows=rows,
+            layer_call_us=Quantiles.of([us for each in rounds for us in each.wall_us]),
+            rows_per_second=Spread.of(per_second),
+            activations_per_second=Spread.of([top_k * each for each in per_second]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """One model. `ratio`: distributed over in process, round by round. `communication_us`: of a layer call with one
+    row, all but compute; `plain_us`: as many plain requests; `communication_ratio`: the first over the second."""
+
+    model: str
+    layers: int
+    experts: int
+    top_k: int
+    hidden: int
+    ffn: int
+    tokens: int
+    local_tokens_per_second: Spread
+    distributed_tokens_per_second: Spread
+    ratio: Spread
+    layer_call_us: Quantiles
+    compute_us: Spread
+    communication_us: Spread
+    plain_us: Spread
+    communication_ratio: Spread
+    activations_per_second: Spread
+    batches: tuple[Batch, ...]
+
+    @classmethod
+    def of(cls, rounds: Rounds) -> ModelResult:
+        layout = rounds.layout
+        communication = [median(each.communication_us) for each in rounds.single]
+        plain = [median(each) for each in rounds.plain_us]
+        return cls(
+            model=rounds.model,
+            layers=layout.layers,
+            experts=layout.experts,
+            top_k=layout.top_k,
+            hidden=layout.hidden,
+            ffn=layout.ffn,
+            tokens=rounds.tokens,
+            local_tokens_per_second=Spread.of(rounds.local),
+            distributed_tokens_per_second=Spread.of(rounds.distributed),
+            ratio=Spread.of(ratios(rounds.distributed, rounds.local)),
+            layer_call_us=Quantiles.of([us for each in rounds.single for us in each.wall_us]),
+            compute_us=Spread.of([median(each.compute_us) for each in rounds.single]),
+            communication_us=Spread.of(communication),
+            plain_us=Spread.of(plain),
+            communication_ratio=Spread.of(ratios(communication, plain)),
+            activations_per_second=Spread.of([each.top_k * each.calls_per_second for each in rounds.single]),
+            batches=tuple(Batch.of(each) for each in rounds.batches.values()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What was wanted of the first model, and whether this run had it."""
+
+    name: str
+    wanted: int
+    got: int
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """A whole benchmark. `ratio` and `activations_per_second` are the medians of the first model. `threads`: compute
+    threads of the in-process run, and of each node and the router."""
+
+    v: int
+    ratio: float
+    activations_per_second: float
+    goals: tuple[Goal, ...]
+    quick: bool
+    rounds: int
+    nodes: int
+    threads: dict[str, int]
+    machine: Machine
+    models: tuple[ModelResult, ...]
+
+    @classmethod
+    def of(
+        cls, models: tuple[ModelResult, ...], machine: Machine, *, quick: bool, nodes: int, threads: dict[str, int],
+        rounds: int,
+    ) -> BenchResult:  # fmt: skip
+        first = models[0]
+        activations, call_us = int(first.activations_per_second.median), first.layer_call_us.p50
+        goals = (
+            Goal(
+                "activations_per_second",
+                GOAL_ACTIVATIONS_PER_SECOND,
+                activations,
+                activations >= GOAL_ACTIVATIONS_PER_SECOND,
+            ),
+            Goal("layer_call_p50_us", GOAL_LAYER_CALL_US, call_us, call_us <= GOAL_LAYER_CALL_US),
+        )
+        return cls(
+            v=V,
+            ratio=first.ratio.median,
+            activations_per_second=first.activations_per_second.median,
+            goals=goals,
+            quick=quick,
+            rounds=rounds,
+            nodes=nodes,
+            threads=threads,
+            machine=machine,
+            models=models,
+        )

@@ -1,0 +1,104 @@
+"""`sawyer bench`: its options, and how a result looks. What it does is in bench_run.py, loaded only when it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from sawyer.cli.options import JsonOption
+from sawyer.cli.output import emit_json, heading, line, stderr, table
+from sawyer.settings import Settings
+
+if TYPE_CHECKING:
+    from sawyer.bench.result import BenchResult, ModelResult
+    from sawyer.bench.timing import Quantiles, Spread
+
+ROUNDS: Final = 5
+QUICK_ROUNDS: Final = 2
+MAX_ROUNDS: Final = 100
+
+
+def bench(
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            max=MAX_ROUNDS,
+            help="Interleaved rounds.",
+            show_default=f"{ROUNDS}; quick: {QUICK_ROUNDS}",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small model and few calls: seconds, and rougher.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine: tokens a second in process and over a network, and what a layer's communication costs."""
+    from sawyer.cli.bench_run import BenchPlan, run
+
+    plan = BenchPlan.fast(rounds or QUICK_ROUNDS) if quick else BenchPlan.full(rounds or ROUNDS)
+    with _progress() as notice:
+        settings = Settings.load()
+        result = run(plan, settings["nats_server"], settings["loop"], notice)
+    if as_json:
+        emit_json(asdict(result))
+    else:
+        _show(result)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """On a terminal, one line on stderr that says what is measured now; otherwise nothing."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("preparing") as status:
+        yield status.update
+
+
+def _show(result: BenchResult) -> None:
+    machine = result.machine
+    line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python} on {machine.loop}")
+    line(f"{result.nodes} nodes and a router on this machine; median of {result.rounds} rounds, lowest to highest")
+    names = [each.model for each in result.models]
+    heading("Measured")
+    columns = [_column(each) for each in result.models]
+    labels = [label for label, _ in columns[0]]
+    table(["", *names], [[label, *(column[n][1] for column in columns)] for n, label in enumerate(labels)])
+    heading(f"Goals ({names[0]})")
+    rows = [[each.name, f"{each.got:,}", f"{each.wanted:,}", "met" if each.met else "missed"] for each in result.goals]
+    table(["goal", "got", "wanted", ""], rows, numeric=["got", "wanted"])
+
+
+def _column(model: ModelResult) -> list[tuple[str, str]]:
+    made = [
+        ("model", f"{model.layers} layers, {model.experts} experts, top {model.top_k}, {model.hidden}x{model.ffn}"),
+        ("tokens/s in process", _spread(model.local_tokens_per_second)),
+        ("tokens/s distributed", _spread(model.distributed_tokens_per_second)),
+        ("distributed / in process", _spread(model.ratio, digits=3)),
+        ("layer call, p50/p95/p99 us", _quantiles(model.layer_call_us)),
+        ("  compute us", _spread(model.compute_us)),
+        ("  communication us", _spread(model.communication_us)),
+        ("plain requests us", _spread(model.plain_us)),
+        ("communication / plain", _spread(model.communication_ratio, digits=2)),
+        ("activations/s, one row", _spread(model.activations_per_second)),
+    ]
+    for batch in model.batches:
+        made += [
+            (f"{batch.rows} rows a layer, p50/p95/p99 us", _quantiles(batch.layer_call_us)),
+            (f"{batch.rows} rows a layer, rows/s", _spread(batch.rows_per_second)),
+        ]
+    return made
+
+
+def _spread(spread: Spread, digits: int = 0) -> str:
+    middle, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
+    return f"{middle} ({low} to {high})"
+
+
+def _quantiles(quantiles: Quantiles) -> str:
+    return f"{quantiles.p50:,} / {quantiles.p95:,} / {quantiles.p99:,}"

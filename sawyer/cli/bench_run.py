@@ -1,0 +1,219 @@
+"""What `sawyer bench` does: a network of its own in a folder that is removed, real processes, interleaved rounds.
+
+nats-server, bookkeeper, router, nodes and echoes are processes; this one computes the in-process text and makes the
+layer calls, one thing at a time, so that nothing measured competes with anything else measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from sawyer import leash
+from sawyer.bench import echo
+from sawyer.bench.layer_calls import LayerCaller, measure_plain
+from sawyer.bench.machine import this_machine
+from sawyer.bench.result import BenchResult, ModelResult, Rounds
+from sawyer.bench.synthetic import Shape, prompt, write_checkpoint
+from sawyer.bench.tokens import Local, over_network
+from sawyer.bus.connection import NatsBus
+from sawyer.bus.plain import PlainClient
+from sawyer.bus.server import ANY_PORT
+from sawyer.cli.children import Child, ServerChild
+from sawyer.cli.founding import pinned_network
+from sawyer.cli.interrupts import interruptible
+from sawyer.cli.network import FORMAT, NetworkPlan, Part, found, open_account, split_demo_model, until_seen
+from sawyer.client.aio import AsyncClient
+from sawyer.engine.session import configure
+from sawyer.errors import VerificationError
+from sawyer.home import Home
+from sawyer.identity.keys import load_or_create
+from sawyer.ids import ModelId
+from sawyer.loop import chosen
+from sawyer.loop import run as run_on_loop
+from sawyer.model.artifacts import Artifacts
+from sawyer.model.split import split
+
+NODES: Final = 2
+ACCOUNT: Final = "bench"
+BUDGET_TOKENS: Final = 100_000
+PROMPT_WORDS: Final = 8
+DEMO_PROMPT: Final = "It was a"
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """How much is measured: the synthetic model, new tokens a text, calls of a series, rows of the batches."""
+
+    shape: Shape
+    name: ModelId
+    rounds: int
+    tokens: int
+    calls: int
+    batches: tuple[int, ...]
+    batch_calls: int
+    quick: bool
+
+    @classmethod
+    def full(cls, rounds: int) -> BenchPlan:
+        shape = Shape(hidden=512, ffn=1792, layers=8, experts=8)
+        return cls(shape, ModelId("bench-8x512"), rounds, 64, 200, (32, 128), 40, quick=False)
+
+    @classmethod
+    def fast(cls, rounds: int) -> BenchPlan:
+        """Seconds instead of a minute: for a first look, and for tests."""
+        shape = Shape(hidden=128, ffn=256, layers=2, experts=4, vocab=512)
+        return cls(shape, ModelId("bench-2x128"), rounds, 16, 40, (32,), 5, quick=True)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all measurements share. `notice` takes one line about what happens now."""
+
+    plan: BenchPlan
+    home: Home
+    url: str
+    bus: NatsBus
+    plain: PlainClient
+    echoes: list[str]
+    notice: Callable[[str], None]
+
+
+def run(plan: BenchPlan, nats_server: str, loop: str, notice: Callable[[str], None]) -> BenchResult:
+    """The whole benchmark. Everything it started is ended and everything it wrote is removed, however it ends. Raises
+    VerificationError if the network generated another text than this process alone."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _interrupt)
+    machine = this_machine(chosen(loop))
+    os.environ["SAWYER_LOOP"] = machine.loop  # what is started here has another home, and no config file
+    with tempfile.TemporaryDirectory(prefix="sawyer-bench-") as folder:
+        home = Home(Path(folder) / "home")
+        models = [_synthetic_model(plan, home, notice), split_demo_model(home)]
+        configure(NODES)
+        results = run_on_loop(interruptible(_measure_all(plan, home, models, nats_server, notice)), machine.loop)
+    if results is None:
+        raise KeyboardInterrupt
+    threads = {"in_process": NODES, "node": 1, "router": 1}
+    return BenchResult.of(results, machine, quick=plan.quick, nodes=NODES, threads=threads, rounds=plan.rounds)
+
+
+def _synthetic_model(plan: BenchPlan, home: Home, notice: Callable[[str], None]) -> Artifacts:
+    notice(f"making {plan.name}: a checkpoint with random weights")
+    checkpoint = write_checkpoint(home.path / "checkpoint", plan.shape)
+    notice(f"splitting {plan.name}")
+    folder = home.models / f"{plan.name}-{FORMAT}"
+    split(checkpoint, folder, model=plan.name, format="q4")
+    shutil.rmtree(checkpoint)
+    return Artifacts.open(folder)
+
+
+async def _measure_all(
+    plan: BenchPlan, home: Home, models: list[Artifacts], nats_server: str, notice: Callable[[str], None]
+) -> tuple[ModelResult, ...]:
+    async with contextlib.AsyncExitStack() as stack:
+        notice("starting a network")
+        server = await ServerChild.start(home.nats, ANY_PORT, nats_server)
+        stack.push_async_callback(server.stop)
+        pin = pinned_network(home)
+        bookkeeper = await _start(stack, home, NetworkPlan(home, server.url, NODES).bookkeeper)
+        await bookkeeper.ready()
+        bus = await NatsBus.connect(server.url, name="bench")
+        stack.push_async_callback(bus.close)
+        for artifacts in models:
+            founder = await found(bus, home, pin, artifacts)
+        await open_account(server.url, home, founder, ACCOUNT, BUDGET_TOKENS)
+        echoes = [f"echo-{n + 1}" for n in range(NODES)]
+        for name in echoes:
+            await _start_echo(stack, home, name, server.url)
+        plain = await PlainClient.connect(server.url, "bench-plain")
+        stack.push_async_callback(plain.close)
+        bench = _Bench(plan, home, server.url, bus, plain, echoes, notice)
+        return (await _measure(bench, models[0]), await _measure(bench, models[1]))
+
+
+async def _measure(bench: _Bench, artifacts: Artifacts) -> ModelResult:
+    """All rounds of one model: first one that does not count, in which memory and caches become warm."""
+    plan, model = bench.plan, ModelId(artifacts.manifest.model)
+    bench.notice(f"{model}: loading")
+    local = await asyncio.to_thread(Local, artifacts)
+    rounds = Rounds(model, artifacts.layout, plan.tokens)
+    key = load_or_create(bench.home.key(ACCOUNT))
+    async with (
+        _serving(bench, model),
+        LayerCaller(bench.bus, artifacts) as caller,
+        AsyncClient(bench.url, account=ACCOUNT, key=key) as client,
+    ):
+        warm_up = Rounds(model, artifacts.layout, plan.tokens)
+        bench.notice(f"{model}: warming up")
+        await _round(bench, artifacts, local, caller, client, warm_up)
+        for n in range(plan.rounds):
+            bench.notice(f"{model}: round {n + 1} of {plan.rounds}")
+            await _round(bench, artifacts, local, caller, client, rounds)
+    return ModelResult.of(rounds)
+
+
+async def _round(
+    bench: _Bench, artifacts: Artifacts, local: Local, caller: LayerCaller, client: AsyncClient, into: Rounds
+) -> None:
+    """Everything once, one after another: what slows the machine for a while slows all of it."""
+    plan = bench.plan
+    text = prompt(PROMPT_WORDS) if into.model == plan.name else DEMO_PROMPT
+    alone = await asyncio.to_thread(local.generate, text, plan.tokens)
+    together = await over_network(client, ModelId(into.model), text, plan.tokens)
+    if alone.ids != together.ids:
+        raise VerificationError(
+            f"{into.model}: over the network the text differs from the one computed in this process",
+            hint="This must never happen: report it, with what sawyer doctor says.",
+        )
+    into.local.append(alone.tokens_per_second)
+    into.distributed.append(together.tokens_per_second)
+    into.single.append(await caller.measure(1, plan.calls))
+    into.plain_us.append(await measure_plain(bench.plain, bench.echoes, artifacts, plan.calls))
+    for rows in plan.batches:
+        into.batches.setdefault(rows, []).append(await caller.measure(rows, plan.batch_calls))
+
+
+@contextlib.asynccontextmanager
+async def _serving(bench: _Bench, model: ModelId) -> AsyncIterator[None]:
+    """A router and the nodes of one model, ready; ended afterwards."""
+    network = NetworkPlan(bench.home, bench.url, NODES, model)
+    async with contextlib.AsyncExitStack() as stack:
+        children = [await _start(stack, bench.home, part) for part in (network.router, *network.node_parts)]
+        await asyncio.gather(*(child.ready() for child in children))
+        await until_seen(bench.bus, NODES)
+        yield
+
+
+async def _start(stack: contextlib.AsyncExitStack, home: Home, part: Part) -> Child:
+    child = await Child.start(part.name, list(part.arguments), home.logs / f"{part.name}.log", part.threads)
+    stack.push_async_callback(child.stop)
+    return child
+
+
+async def _start_echo(stack: contextlib.AsyncExitStack, home: Home, name: str, url: str) -> None:
+    log = home.logs / f"{name}.log"
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *leash.argv([sys.executable, "-P", "-m", echo.MODULE, url, name]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+        )
+    child = Child(name, process, log)
+    stack.push_async_callback(child.stop)
+    await child.ready()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,81 @@
+"""A conversation with a base model: one text that both sides write. Owns what the model is shown; asks nothing.
+
+No model that we split brings a chat template, so there are no roles: what was said and what the model continued it with
+stand one after the other, a blank line between turns, and the model goes on from the end of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from sawyer.errors import PromptTooLong
+
+BETWEEN_TURNS: Final = "\n\n"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was said, and how the model continued it."""
+
+    said: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        return (self.said + self.answer).rstrip("\n")
+
+
+@dataclass
+class Conversation:
+    """All turns; the first `forgotten` of them no longer fit into the model's context and are not shown to it."""
+
+    turns: list[Turn] = field(default_factory=list)
+    forgotten: int = 0
+
+    def prompt(self, said: str) -> str:
+        """What the model continues: the turns it is shown, then what is said now."""
+        return BETWEEN_TURNS.join([*(turn.text for turn in self.turns[self.forgotten :]), said])
+
+    def transcript(self) -> str:
+        """Every turn, also those that the model is no longer shown."""
+        return BETWEEN_TURNS.join(turn.text for turn in self.turns) + "\n" if self.turns else ""
+
+    def add(self, turn: Turn) -> None:
+        self.turns.append(turn)
+
+    def take_back(self) -> Turn | None:
+        """Remove the last turn; None if there is none."""
+        if not self.turns:
+            return None
+        turn = self.turns.pop()
+        self.forgotten = min(self.forgotten, len(self.turns))
+        return turn
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.turns.clear()
+        self.forgotten = 0
+
+    def shorten(self, refused: PromptTooLong, said: str, max_tokens: int) -> int:
+        """Forget the oldest turns after the router refused this prompt: as many as its own count of tokens asks for, at
+        least one. Returns how many; 0 if what is said now stands alone already and is too long by itself."""
+        shown = self.turns[self.forgotten :]
+        over = _characters_over(refused, len(self.prompt(said)), max_tokens)
+        dropped = 0
+        while dropped < len(shown) and (dropped == 0 or over > 0):
+            over -= len(shown[dropped].text) + len(BETWEEN_TURNS)
+            dropped += 1
+        self.forgotten += dropped
+        return dropped
+
+
+def _characters_over(refused: PromptTooLong, characters: int, max_tokens: int) -> int:
+    """About how many characters of the prompt are too many; where the router told no numbers, half of them."""
+    try:
+        tokens, context = int(refused.details["prompt_tokens"]), int(refused.details["context"])
+    except (KeyError, ValueError):
+        return characters // 2
+    if tokens < 1:
+        return characters // 2
+    return -(-(tokens + max_tokens - context) * characters // tokens)

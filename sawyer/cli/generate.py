@@ -1,0 +1,135 @@
+"""`sawyer generate`: one prompt, one answer. Text on stdout and nothing else; what it cost on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from sawyer.cli import output
+from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
+from sawyer.cli.sampling import (
+    DEFAULT_MAX_TOKENS,
+    GreedyOption,
+    MaxTokensOption,
+    MinPOption,
+    PenaltyOption,
+    Sampling,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    chosen_sampling,
+)
+from sawyer.errors import EXIT_INTERRUPTED, Cancelled, UsageError
+from sawyer.settings import Settings
+
+if TYPE_CHECKING:
+    from sawyer.cli.session import Consumer
+    from sawyer.client.stream import TextStream
+
+STDIN: Final = "-"
+ModelOption = Annotated[str, typer.Option("--model", metavar="NAME", help="The model; by default the only one.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what it cost, in a pipe too.")]
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.", show_default=False)
+    ],
+    model: ModelOption = "",
+    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    temperature: TemperatureOption = None,
+    greedy: GreedyOption = False,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option("--logprobs", min=0, max=20, metavar="N", help="With --json: each token's, and the N likeliest."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    account: AccountOption = "",
+    home: HomeOption = None,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
+) -> None:
+    """Continue a text. Greedy, unless --temperature or an option that asks for chance is given (then temperature 1).
+
+    The text comes on stdout while it is made. Ctrl-C stops it on the network: what was delivered is billed.
+
+    From stdin (-), one newline at the end is not part of the prompt.
+    """
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs has no place in plain text", hint="Add --json.")
+    sampling = chosen_sampling(
+        max_tokens=max_tokens, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, stop=stop, seed=seed, default_temperature=0.0, logprobs=logprobs,
+    )  # fmt: skip
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=account, model=model)
+    text = _stdin() if prompt == STDIN else prompt
+    if not asyncio.run(_generate(settings, text, sampling, as_json=as_json, verbose=verbose)):
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+async def _generate(settings: Settings, prompt: str, sampling: Sampling, *, as_json: bool, verbose: bool) -> bool:
+    """False if it was interrupted; then, too, what came and what was billed is told."""
+    from sawyer.cli.answer import TextOut, bill_line, stoppable, tell
+    from sawyer.cli.session import chosen_model, consumer
+
+    out = TextOut()
+    async with consumer(settings) as me:
+        model = chosen_model(me.network, settings["model"])
+        stream = me.client.stream(prompt, model=model, **sampling.options())
+        with stoppable(stream) as interrupts:
+            try:
+                text = await tell(stream, (lambda _: None) if as_json else out.piece)
+            except Cancelled:
+                output.say("interrupted before it began: nothing was billed")
+                return False
+            finally:
+                out.end()
+        assert stream.usage is not None, "the stream ends with the bill, or raises"
+        left = (await me.client.balance()).available
+        if as_json:
+            output.emit_json(_document(me, stream, text, model, left))
+        if interrupts.count:
+            output.say(f"interrupted: {bill_line(stream.usage, left)}")
+        elif verbose or (output.stderr().is_terminal and not as_json):
+            output.say(bill_line(stream.usage, left))
+        return not interrupts.count
+
+
+def _document(me: Consumer, stream: TextStream, text: str, model: str, left: int) -> dict[str, object]:
+    from sawyer.cli.answer import tokens_per_second
+
+    assert stream.usage is not None
+    logprobs = [{"token": each.token, "logprob": each.logprob, "top": each.top} for each in stream.logprobs]
+    return {
+        "text": text,
+        "ids": stream.ids,
+        "finish": stream.finish,
+        "usage": stream.usage.model_dump(mode="json"),
+        "tokens_per_second": round(tokens_per_second(stream.usage), 2),
+        "request": stream.request,
+        "model": model,
+        "network": me.network.network,
+        "account": me.account,
+        "balance": left,
+        **({"logprobs": logprobs} if logprobs else {}),
+    }
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin is not UTF-8 text (at byte {error.start})", hint="Convert it first.") from error

@@ -1,0 +1,57 @@
+"""`sawyer register`: a machine joins a network: this home is pinned to it, and the node's key goes into its book."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from sawyer.cli import output
+from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
+from sawyer.ids import HostId, NetworkId, NodeId
+from sawyer.settings import Settings
+
+
+def register(
+    name: Annotated[str, typer.Option("--name", help="The node's name in the book (default: this machine's).")] = "",
+    host: Annotated[str, typer.Option("--host", help="Who is paid (default: your user name).")] = "",
+    key: Annotated[
+        str,
+        typer.Option("--key", metavar="VKEY", help="The network's verifier key: no other is taken."),
+    ] = "",
+    home: HomeOption = None,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Join a network as a host: trust its key from now on, make the node's key, and have it recorded in the book."""
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds, node=name, host=host)
+    joined = asyncio.run(_join(settings, key))
+    if as_json:
+        output.emit_json(joined)
+        return
+    output.line(f"{joined['node']} is a node of {joined['network']}; {joined['host']} is paid for its work")
+    output.line(f"its key {joined['key']} is in {joined['key_file']}: keep it")
+    for model in joined["models"]:
+        output.say(f"next: sawyer serve {model} --home {settings.home.path}")
+
+
+async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:
+    from sawyer.cli.session import connected
+    from sawyer.engine.session import CPU, device_name
+    from sawyer.node.registration import NodeIdentity, register
+
+    async with connected(settings, f"register {settings['node']}", pin=True, vkey=vkey) as (bus, network):
+        file = settings.home.key(settings["node"])
+        me = NodeIdentity.open(NodeId(settings["node"]), HostId(settings["host"]), file)
+        known = await register(bus, NetworkId(network.network), me, device_name(CPU))
+    return {
+        "network": network.network,
+        "node": known.node,
+        "host": known.host,
+        "key": known.key,
+        "key_file": str(file),
+        "models": [each.model for each in network.models],
+    }

@@ -1,0 +1,169 @@
+"""How a command gets to its network: settings -> connection -> the network that this home is pinned to -> client.
+
+Owns the one check of who answers. Commands that ask anything go through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sawyer.bus.calls import ask
+from sawyer.bus.connection import NatsBus
+from sawyer.bus.protocol import Bus
+from sawyer.cli.output import say
+from sawyer.client.aio import AsyncClient
+from sawyer.errors import NobodyServes, ServerUnreachable, UnknownModel, UsageError, VerificationError
+from sawyer.home import Home, Pin
+from sawyer.identity.keys import Key, load
+from sawyer.ids import AccountId
+from sawyer.ledger.checkpoint import Checkpoint, Verifier
+from sawyer.schemas.messages import NetworkReply
+from sawyer.settings import DEFAULT, Settings
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One account at the network of its home."""
+
+    home: Home
+    account: AccountId
+    client: AsyncClient
+    network: NetworkReply
+
+    async def refresh(self) -> NetworkReply:
+        """Models and prices as of now, for the orders that the client signs from here on. Raises VerificationError if
+        another network answers meanwhile."""
+        network = await self.client.network()
+        check_pinned(network, self.home)
+        return network
+
+
+async def checked_network(bus: Bus, home: Home, *, pin: bool = False, vkey: str = "") -> NetworkReply:
+    """The network that answers. A home that belongs to one takes no other; with `pin`, a home that belongs to none is
+    pinned to what answers (trust on first use), and says so. Raises VerificationError for another network than the
+    pinned one or a checkpoint that its key did not sign, RefusedError before the network is founded, NobodyServes."""
+    network = await ask(bus, "network", NetworkReply)
+    check_pinned(network, home)
+    if vkey and network.ledger_vkey != vkey:
+        raise VerificationError(
+            f"the network that answers signs with {network.ledger_vkey}, not with {vkey}",
+            hint="Check the address: this is another network, or somebody stands in for it.",
+        )
+    Checkpoint.verify(network.checkpoint, Verifier.parse(network.ledger_vkey))
+    if pin and home.pin() is None:
+        home.create()
+        home.write_pin(_pin_of(network))
+        say(f"{home.path} now belongs to network {network.network} ({network.mode}), whose ledger signs with")
+        say(f"  {network.ledger_vkey}")
+        say(f"and whose operator is {network.operator}.")
+        say("Nobody vouched for it: compare it with what the operator publishes. This home trusts no other now.")
+    return network
+
+
+def check_pinned(network: NetworkReply, home: Home) -> None:
+    """Raises VerificationError if this home is pinned to another network, ledger key or operator."""
+    pinned, found = home.pin(), _pin_of(network)
+    if pinned is None or pinned == found:
+        return
+    if pinned.network != found.network:
+        raise VerificationError(
+            f"network {found.network} of operator {found.operator} answers, "
+            f"and {home.path} is pinned to {pinned.network} of {pinned.operator}",
+            hint="Connect to the NATS server of your own network (--nats, --context), or use another --home.",
+        )
+    what, got, expected = (
+        ("ledger key", found.ledger_vkey, pinned.ledger_vkey)
+        if pinned.ledger_vkey != found.ledger_vkey
+        else ("operator", found.operator, pinned.operator)
+    )
+    raise VerificationError(
+        f"what answers as {found.network} has the {what} {got}, and {home.path} is pinned to {expected}",
+        hint="Trust it no further: somebody stands in for your network, or it was founded anew. Ask its operator.",
+    )
+
+
+@asynccontextmanager
+async def reached(settings: Settings, name: str) -> AsyncIterator[tuple[NatsBus, str]]:
+    """A connection to the NATS server of these settings, and its address; closed at the end. Raises ServerUnreachable
+    saying which setting named the server."""
+    target, source = settings.where_nats()
+    try:
+        bus = await NatsBus.connect(target, name=name)
+    except ServerUnreachable as error:
+        if error.hint != ServerUnreachable.default_hint:
+            raise
+        raise ServerUnreachable(error.message, hint=_where(source)) from error
+    try:
+        yield bus, target.address
+    finally:
+        await bus.close()
+
+
+@asynccontextmanager
+async def connected(
+    settings: Settings, name: str, *, pin: bool = False, vkey: str = ""
+) -> AsyncIterator[tuple[NatsBus, NetworkReply]]:
+    """A connection to the network of this home, checked; closed at the end. With `pin` the home belongs to that network
+    from now on, and finds it again at the address that was given. `vkey`: the only network that will do. Raises
+    ServerUnreachable and NobodyServes saying which setting named the server, VerificationError."""
+    async with reached(settings, name) as (bus, url):
+        try:
+            network = await checked_network(bus, settings.home, pin=pin, vkey=vkey)
+        except NobodyServes as error:
+            raise NobodyServes(
+                f"no bookkeeper answers at {url}: there is no network", hint=_where(settings.where_nats()[1])
+            ) from error
+        if pin and settings.values["nats"].rank < DEFAULT and not settings["creds"]:
+            settings.home.write_joined(url)
+        yield bus, network
+
+
+def _where(source: str) -> str:
+    return f"That address is from: {source}. Start a network with `sawyer up`, or name its server with --nats."
+
+
+@asynccontextmanager
+async def consumer(settings: Settings) -> AsyncIterator[Consumer]:
+    """The account of these settings, ready to ask. Raises UsageError if it was never opened in this home."""
+    home, account = settings.home, AccountId(settings["account"])
+    key = account_key(home, account)
+    async with (
+        connected(settings, f"client {account}") as (bus, network),
+        AsyncClient(account=account, key=key, bus=bus) as client,
+    ):
+        yield Consumer(home, account, client, network)
+
+
+def account_key(home: Home, account: str) -> Key:
+    """The key of an account that was opened in this home. Raises UsageError if there is none, or no network yet."""
+    path = home.key(account)
+    if home.pin() is None or not path.is_file():
+        raise UsageError(
+            f"no account {account} was opened in {home.path}",
+            hint=f"Open it: sawyer account open {account}   (or name another: --account NAME, --home DIR)",
+        )
+    return load(path)
+
+
+def chosen_model(network: NetworkReply, wanted: str) -> str:
+    """The model to ask: the one that is wanted, else the only one there is. Raises UnknownModel, UsageError."""
+    published = [each.model for each in network.models]
+    if wanted and wanted not in published:
+        raise UnknownModel(
+            f"the network publishes no model {wanted!r}", hint=f"Published: {', '.join(published) or 'none'}."
+        )
+    if wanted:
+        return wanted
+    if not published:
+        raise UnknownModel("the network publishes no model", hint="Its operator must publish one first.")
+    if len(published) > 1:
+        raise UsageError(
+            f"the network has {len(published)} models", hint=f"Choose one with --model: {', '.join(published)}."
+        )
+    return published[0]
+
+
+def _pin_of(network: NetworkReply) -> Pin:
+    return Pin(network=network.network, ledger_vkey=network.ledger_vkey, operator=network.operator)

@@ -1,0 +1,60 @@
+"""Who asks, and where: what a client was given, and for what was left out, what the `sawyer` command would use. Owns no
+connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sawyer.contexts import NatsTarget
+from sawyer.errors import UsageError, VerificationError
+from sawyer.home import Home, Pin
+from sawyer.identity.keys import Key
+from sawyer.ids import AccountId, is_slug
+from sawyer.schemas.messages import NetworkReply
+from sawyer.settings import Settings
+
+
+def target_of(url: str | NatsTarget | None, context: str, creds: Path | None) -> NatsTarget:
+    """Where to connect. An address alone is taken as it is, and no file is read; a context is looked up; without either
+    the settings decide (flags of the command apart), as for `sawyer`. Raises UsageError."""
+    if isinstance(url, NatsTarget):
+        if context:
+            raise UsageError("a NatsTarget and a context both say how to connect", hint="Give one of them.")
+        return url.with_creds(creds) if creds else url
+    if url and not context:
+        return NatsTarget(url=url, creds=creds)
+    return Settings.load(nats=url, context=context, creds=creds).where_nats()[0]
+
+
+def home_of(url: str | NatsTarget | None, context: str) -> Home | None:
+    """The home whose network is meant, where nothing else says which: it may be pinned."""
+    return Settings.load().home if not url and not context else None
+
+
+def check_pinned(network: NetworkReply, home: Home) -> None:
+    """Raises VerificationError if this home belongs to another network, or trusts another ledger key or operator."""
+    pinned, found = home.pin(), Pin(network.network, network.ledger_vkey, network.operator)
+    if pinned not in (None, found):
+        raise VerificationError(
+            f"network {network.network} answers, and it is not the one that {home.path} is pinned to",
+            hint="`sawyer doctor` says who answers where. Give the address of another network, or use another home.",
+        )
+
+
+def identity_of(account: str | None, key: Key | Path | None) -> tuple[AccountId, Key]:
+    """Who pays and signs. Without an account: the setting `account`; without a key: its key file in the home. Raises
+    UsageError, or NotAuthorised for a key file that others may read."""
+    if account is None or key is None:
+        settings = Settings.load(account=account)
+        account = settings["account"] if account is None else account
+        key = settings.home.key(_checked(account)) if key is None else key
+    return _checked(account), key if isinstance(key, Key) else Key.from_file(key)
+
+
+def _checked(account: str) -> AccountId:
+    if not is_slug(account):
+        raise UsageError(
+            f"{account!r} is not an account name",
+            hint="Names are lower-case letters, digits, - and _, at most 63 characters.",
+        )
+    return AccountId(account)

@@ -1,0 +1,238 @@
+"""Who says what to whom: every exchange on the bus with its message types. `subjects.ALL` is the same bus for readers;
+asyncapi.py turns this page into the AsyncAPI document. Sends nothing and knows no bus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from sawyer.schemas import events, messages
+from sawyer.schemas.base import Strict
+from sawyer.schemas.events import Body
+from sawyer.schemas.messages import Heartbeat, QueryError
+from sawyer.schemas.signed import Signed
+from sawyer.schemas.subjects import PREFIX, ROUTERS
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest
+
+Role = Literal["router", "node", "client", "bookkeeper", "operator"]
+
+ROLES: Final[dict[Role, str]] = {
+    "router": "Runs a model's trunk and gates, asks nodes for experts, streams the text, has it billed.",
+    "node": "Hosts experts and answers for them.",
+    "client": "Orders generations on a consumer's account.",
+    "bookkeeper": "Writes every fact into the book, and answers what is in it.",
+    "operator": "Runs the network: founds it, adds routers, publishes models and prices, grants budgets.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A LedgerCommand whose body is this event."""
+
+    body: type[Body]
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Bytes without a structure: none at all, or any."""
+
+    name: str
+    what: str
+    at_most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Micro:
+    """A reply of the discovery protocol of NATS micro services (ADR-32 of nats-architecture-and-design). Theirs, not
+    ours: not canonical, and known here by its `type` and the fields that all three have."""
+
+    verb: str
+
+    @property
+    def type(self) -> str:
+        return f"io.nats.micro.v1.{self.verb.lower()}_response"
+
+
+Activation: TypeAlias = type[ActivationRequest] | type[ActivationReply] | type[ActivationError]
+Payload: TypeAlias = type[Strict] | Activation | Command | Plain | Micro
+
+NOTHING: Final = Plain("Empty", "No bytes: the subject says it all.", at_most=0)
+ANYTHING: Final = Plain("AnyBytes", "Any bytes.")
+VERBS: Final = ("PING", "INFO", "STATS")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One kind of message and its replies. `subject` is a row of subjects.ALL, or one of its subjects. `senders` ask or
+    tell, `receivers` listen, and answer to the sender's inbox if there are `replies`. In a `queue` group one receiver
+    gets each message; without one, all do. `stream`: many replies, until one of them says that it is the last."""
+
+    name: str
+    subject: str
+    what: str
+    senders: tuple[Role, ...]
+    receivers: tuple[Role, ...]
+    payloads: tuple[Payload, ...]
+    replies: tuple[Payload, ...] = ()
+    queue: str = ""
+    stream: bool = False
+
+
+def _recorded(by: Role, what: str, *bodies: type[Body]) -> Exchange:
+    return Exchange(
+        name=f"{by}_command",
+        subject=f"{PREFIX}.ledger.<command>",
+        what=f"{what} The reply comes after the durable commit; sent again, the same command has the same entry.",
+        senders=(by,),
+        receivers=("bookkeeper",),
+        payloads=tuple(map(Command, bodies)),
+        replies=(messages.LedgerReply,),
+    )
+
+
+def _asked(
+    what: str,
+    says: str,
+    senders: tuple[Role, ...],
+    reply: type[Strict],
+    question: type[Strict] | Plain = NOTHING,
+    by: Role = "bookkeeper",
+) -> Exchange:
+    return Exchange(
+        name=f"{what}_query",
+        subject=f"{PREFIX}.query.{what}",
+        what=says,
+        senders=senders,
+        receivers=(by,),
+        payloads=(question,),
+        replies=(reply, QueryError),
+    )
+
+
+def _found(name: str, subject: str, who: str) -> Exchange:
+    return Exchange(
+        name=name,
+        subject=subject,
+        what=f"Who is there, what it answers, what came of it: {who}. Everyone who is meant replies (`nats micro`).",
+        senders=("operator",),
+        receivers=("router", "node", "bookkeeper"),
+        payloads=(NOTHING,),
+        replies=(*map(Micro, VERBS), messages.ErrorBody),
+    )
+
+
+EXCHANGES: Final[tuple[Exchange, ...]] = (
+    Exchange(
+        name="activation",
+        subject=f"{PREFIX}.expert.<node>.<model>.<layer>.<expert>",
+        what="Rows for some experts of one layer, all hosted by this node; on the subject of the first of them.",
+        senders=("router",),
+        receivers=("node",),
+        payloads=(ActivationRequest,),
+        replies=(ActivationReply, ActivationError),
+    ),
+    Exchange(
+        name="finish",
+        subject=f"{PREFIX}.node.<node>.finish",
+        what="A request is over: which of the node's answers were used. The reply is its signed receipt over them.",
+        senders=("router",),
+        receivers=("node",),
+        payloads=(messages.Finish,),
+        replies=(messages.FinishReply,),
+    ),
+    Exchange(
+        name="heartbeat",
+        subject=f"{PREFIX}.node.<node>.heartbeat",
+        what="What a node serves and how it is, once a second.",
+        senders=("node",),
+        receivers=("router",),
+        payloads=(Signed[Heartbeat],),
+    ),
+    Exchange(
+        name="roll_call",
+        subject=f"{PREFIX}.rollcall",
+        what="Every node sends a heartbeat now: a router that has just started does not wait for the next ones.",
+        senders=("router",),
+        receivers=("node",),
+        payloads=(NOTHING,),
+    ),
+    Exchange(
+        name="generation",
+        subject=f"{PREFIX}.infer.<model>",
+        what="A whole generation. Replies are numbered; the last is `done` or `failed`. The same request sent again "
+        "gets the answer it has, from the beginning, and is billed once.",
+        senders=("client",),
+        receivers=("router",),
+        payloads=(messages.InferRequest,),
+        replies=(messages.InferMessage,),
+        queue=ROUTERS,
+        stream=True,
+    ),
+    Exchange(
+        name="echo",
+        subject=f"{PREFIX}.echo.<model>",
+        what="The same bytes come back: how far away a router is, and how fast the way there.",
+        senders=("node",),
+        receivers=("router",),
+        payloads=(ANYTHING,),
+        replies=(ANYTHING,),
+        queue=ROUTERS,
+    ),
+    Exchange(
+        name="cancel",
+        subject=f"{PREFIX}.cancel.<request>",
+        what="Stop this request after the token under way; what was written is billed. It may come before its request.",
+        senders=("client",),
+        receivers=("router",),
+        payloads=(NOTHING,),
+    ),
+    _recorded(
+        "router",
+        "Hold tokens before any work; then post the bill, or give the hold back.",
+        events.TokensReserved,
+        events.InferenceCompleted,
+        events.ReservationVoided,
+    ),
+    _recorded("node", "Join with a key of its own.", events.NodeRegistered),
+    _recorded("client", "Open an account with a key of its own.", events.AccountOpened),
+    _recorded(
+        "operator",
+        "Found the network; add keys, models, prices and budgets.",
+        events.NetworkFounded,
+        events.KeyAdded,
+        events.ModelPublished,
+        events.PricingPublished,
+        events.TokensGranted,
+    ),
+    _asked(
+        "network",
+        "Which network this is, its keys, models and prices, and the newest checkpoint of its book.",
+        ("router", "node", "client", "operator"),
+        messages.NetworkReply,
+    ),
+    _asked("members", "Every node and router, with its key.", ("router", "node", "operator"), messages.MembersReply),
+    _asked(
+        "balance",
+        "What an account may spend now.",
+        ("client", "operator"),
+        messages.BalanceReply,
+        messages.BalanceQuery,
+    ),
+    _asked(
+        "account",
+        "An account: its key, its balance, and its newest grants.",
+        ("client", "operator"),
+        messages.AccountReply,
+        messages.AccountQuery,
+    ),
+    _asked(
+        "router",
+        "What a router serves and sees. Every router answers: wait a moment for the others.",
+        ("client", "operator"),
+        messages.RouterReply,
+        by="router",
+    ),
+    _found("discovery", "$SRV.<verb>", "every program"),
+    _found("discovery_of_a_kind", "$SRV.<verb>.<service>", "every program of one kind"),
+    _found("discovery_of_one", "$SRV.<verb>.<service>.<instance>", "one program"),
+)

@@ -1,0 +1,73 @@
+"""What a base model is shown of a conversation, and what is forgotten when it no longer fits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sawyer.cli.conversation import Conversation, Turn
+from sawyer.errors import PromptTooLong
+
+
+def _refused(prompt_tokens: int, context: int) -> PromptTooLong:
+    return PromptTooLong("too long", details={"prompt_tokens": str(prompt_tokens), "context": str(context)})
+
+
+def _talk(turns: int, length: int = 10) -> Conversation:
+    return Conversation([Turn("x" * (length // 2), "y" * (length // 2)) for _ in range(turns)])
+
+
+def test_prompt_is_all_turns_and_what_is_said_now() -> None:
+    talk = Conversation([Turn("It was", " late.\n"), Turn("She", " slept.")])
+    assert talk.prompt("He") == "It was late.\n\nShe slept.\n\nHe"
+
+
+def test_transcript_of_nothing_is_empty() -> None:
+    assert Conversation().transcript() == ""
+
+
+def test_forgotten_turns_are_not_shown_and_stay_in_the_transcript() -> None:
+    talk = Conversation([Turn("a", "b"), Turn("c", "d")], forgotten=1)
+    assert talk.prompt("e") == "cd\n\ne"
+    assert talk.transcript() == "ab\n\ncd\n"
+
+
+def test_take_back_removes_the_last_turn_and_nothing_when_there_is_none() -> None:
+    talk = Conversation([Turn("a", "b")], forgotten=1)
+    assert talk.take_back() == Turn("a", "b")
+    assert talk.forgotten == 0
+    assert talk.take_back() is None
+
+
+def test_shorten_forgets_as_many_turns_as_the_tokens_ask_for() -> None:
+    talk = _talk(10)  # 10 turns of 12 characters with what is between them, and 12 that are said now
+    assert len(talk.prompt("z" * 12)) == 132
+    assert talk.shorten(_refused(132, 110), "z" * 12, max_tokens=8) == 3  # 30 tokens over, a character each
+    assert talk.forgotten == 3
+
+
+def test_shorten_without_numbers_forgets_half() -> None:
+    talk = _talk(10)
+    assert talk.shorten(PromptTooLong("too long"), "z" * 12, max_tokens=8) == 6
+
+
+def test_shorten_of_a_single_line_forgets_nothing() -> None:
+    assert Conversation().shorten(_refused(600, 512), "very long", max_tokens=8) == 0
+
+
+@pytest.mark.parametrize(
+    "details", [{"prompt_tokens": "many", "context": "512"}, {"prompt_tokens": "0", "context": "1"}]
+)
+def test_shorten_survives_numbers_that_are_none(details: dict[str, str]) -> None:
+    assert _talk(4).shorten(PromptTooLong("too long", details=details), "z", max_tokens=8) > 0
+
+
+@given(turns=st.integers(1, 30), tokens=st.integers(1, 10_000), context=st.integers(1, 10_000))
+def test_shorten_always_comes_to_an_end(turns: int, tokens: int, context: int) -> None:
+    talk = _talk(turns)
+    calls = 0
+    while talk.shorten(_refused(tokens, context), "z", max_tokens=1):
+        calls += 1
+    assert 1 <= calls <= turns
+    assert talk.forgotten == turns
