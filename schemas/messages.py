@@ -313,8 +313,8 @@ class AccountQuery(Strict):
 
 
 class AccountBucket(Strict):
-    """One grant. `granted` tokens are `available`, `held` or `consumed`; they can be reserved from `valid_from_ms` on and
-    before `expires_ms`. `seq` is the entry of the grant."""
+    """One grant. `granted` tokens are `available`, `held` or `consumed`; they can be reserved from `valid_from_ms`
+    on, before `expires_ms`. `seq` is the entry of the grant."""
 
     grant: Slug
     granted: Positive

@@ -22,10 +22,12 @@ from sawyer.router.directory import Directory
 from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
 from sawyer.router.metering import Meter
 from sawyer.schemas import subjects, tensors
+from sawyer.schemas.models import ModelLayout
 from sawyer.schemas.tensors import ActivationReply, ActivationRequest
 
 COVERED_TIMEOUT_S: Final = 20.0
 FINISH_TIMEOUT_S: Final = 10.0
+ECHO_TIMEOUT_S: Final = 10.0
 SEED: Final = 11
 
 
@@ -97,6 +99,21 @@ class LayerCaller:
         await self._finish(scope)
         return measured
 
+    async def measure_gathered(self, echoes: list[str], count: int) -> list[float]:
+        """As measure_plain, from this caller's one inbox. Raises NoAnswer."""
+        data, targets = _echo_round(echoes, self._layout)
+        taken_us = []
+        for _ in range(count):
+            started = perf_counter()
+            with self._gatherer.call() as call:
+                for tag, target in enumerate(targets):
+                    await call.send(tag, target, data)
+                answers = await call.wait(ECHO_TIMEOUT_S)
+            taken_us.append((perf_counter() - started) * 1e6)
+            if len(answers) < len(targets) or any(answer.loss for answer in answers):
+                raise NoAnswer(f"not every echo answered within {ECHO_TIMEOUT_S:g} s")
+        return taken_us
+
     def _choice(self, rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
         experts, top_k = self._layout.experts, self._layout.top_k
         if rows == 1:
@@ -114,15 +131,19 @@ class LayerCaller:
 async def measure_plain(client: PlainClient, echoes: list[str], artifacts: Artifacts, count: int) -> list[float]:
     """Microseconds of `count` rounds of plain requests: as many at once as the model's top k, round the echoes, with
     request and answer as long as those of one row and one expert. Raises NoAnswer."""
-    asked, answered = message_bytes(artifacts.layout.hidden)
-    data = bytes(asked)
-    targets = [subject(echoes[n % len(echoes)], answered) for n in range(artifacts.layout.top_k)]
+    data, targets = _echo_round(echoes, artifacts.layout)
     taken_us = []
     for _ in range(count):
         started = perf_counter()
         await client.ask_all(targets, data)
         taken_us.append((perf_counter() - started) * 1e6)
     return taken_us
+
+
+def _echo_round(echoes: list[str], layout: ModelLayout) -> tuple[bytes, list[str]]:
+    """What to send, and to which subjects."""
+    asked, answered = message_bytes(layout.hidden)
+    return bytes(asked), [subject(echoes[n % len(echoes)], answered) for n in range(layout.top_k)]
 
 
 def message_bytes(hidden: int) -> tuple[int, int]:

@@ -28,6 +28,7 @@ class Rounds:
     distributed: list[float] = field(default_factory=list)
     single: list[Calls] = field(default_factory=list)
     plain_us: list[list[float]] = field(default_factory=list)
+    gathered_us: list[list[float]] = field(default_factory=list)
     batches: dict[int, list[Calls]] = field(default_factory=dict)
 
 
@@ -55,7 +56,8 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class ModelResult:
     """One model. `ratio`: distributed over in process, round by round. `communication_us`: of a layer call with one
-    row, all but compute; `plain_us`: as many plain requests; `communication_ratio`: the first over the second."""
+    row, all but compute; `plain_us`: as many plain requests, `gathered_us`: the same through bus/gather.py, both to
+    echoes; `communication_ratio`, `gathered_ratio`: over plain."""
 
     model: str
     layers: int
@@ -72,6 +74,8 @@ class ModelResult:
     communication_us: Spread
     plain_us: Spread
     communication_ratio: Spread
+    gathered_us: Spread
+    gathered_ratio: Spread
     activations_per_second: Spread
     batches: tuple[Batch, ...]
 
@@ -80,6 +84,7 @@ class ModelResult:
         layout = rounds.layout
         communication = [median(each.communication_us) for each in rounds.single]
         plain = [median(each) for each in rounds.plain_us]
+        gathered = [median(each) for each in rounds.gathered_us]
         return cls(
             model=rounds.model,
             layers=layout.layers,
@@ -96,6 +101,8 @@ class ModelResult:
             communication_us=Spread.of(communication),
             plain_us=Spread.of(plain),
             communication_ratio=Spread.of(ratios(communication, plain)),
+            gathered_us=Spread.of(gathered),
+            gathered_ratio=Spread.of(ratios(gathered, plain)),
             activations_per_second=Spread.of([each.top_k * each.calls_per_second for each in rounds.single]),
             batches=tuple(Batch.of(each) for each in rounds.batches.values()),
         )

@@ -3,7 +3,7 @@ and each subscription's task takes what the reader queued. Here a message is wri
 it, and handed to its handler by the reader itself: every task left out is a turn of the loop (docs/performance.md).
 
 These are private names of nats-py, so every shortcut falls back: a nats-py that lacks the names, or is not in the state
-that the shortcut knows, takes its own way. Both ways keep tests/contract/test_bus.py (ADR 0012).
+that the shortcut knows, takes its own way. Both ways keep tests/contract/test_bus.py (ADR 0016).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One question of a chat on its way through the network, and what Ctrl-C means meanwhile.
 
 The main thread waits; the event loop runs in another one, so that the connection lives while a person thinks. A signal
-handler that never raises while an answer is under way makes sure that Ctrl-C stops the answer and not the program.
+handler that does not raise at the first Ctrl-C makes sure that it stops the answer and not the program.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from anyio.from_thread import BlockingPortal
-
 from sawyer.cli.answer import tell
 from sawyer.cli.session import Consumer
 from sawyer.client.stream import TextStream
+from sawyer.client.waiting import LoopThread
 from sawyer.errors import Cancelled, SawyerError, UnreachableError
 from sawyer.schemas.messages import Usage
 
@@ -34,13 +32,12 @@ class Answer:
 class Asking:
     """Asks once, or again with a shorter prompt; `stopped` once Ctrl-C was pressed."""
 
-    def __init__(self, portal: BlockingPortal, me: Consumer, show: Callable[[str], None]) -> None:
-        self._portal = portal
+    def __init__(self, loop: LoopThread, me: Consumer, show: Callable[[str], None]) -> None:
+        self._loop = loop
         self._me = me
         self._show = show
         self._presses = 0
         self._stream: TextStream | None = None
-        self._future: Future[Answer] | None = None
 
     @property
     def stopped(self) -> bool:
@@ -48,21 +45,20 @@ class Asking:
 
     def ask(self, prompt: str, model: str, options: dict[str, Any]) -> Answer:
         """Returns with the bill. Raises Cancelled if it was stopped before it began, and what the request met."""
-        self._future = self._portal.start_task_soon(self._ask, prompt, model, options)
         try:
-            return self._future.result()
-        except CancelledError as error:
+            answer: Answer = self._loop.call(lambda: self._ask(prompt, model, options))
+            return answer
+        except KeyboardInterrupt as error:
             raise SawyerError(
                 "gave up waiting for the bill", hint="What was delivered is billed all the same: /balance shows it."
             ) from error
 
     def press(self) -> None:
-        """Ctrl-C: the first asks the network to stop, the second waits for nothing more."""
+        """Ctrl-C: the first asks the network to stop, the second ends the wait. Raises KeyboardInterrupt then."""
         self._presses += 1
-        if self._presses == 1:
-            self._portal.start_task_soon(self._stop)
-        elif self._future is not None:
-            self._future.cancel()
+        if self._presses > 1:
+            raise KeyboardInterrupt
+        self._loop.soon(self._stop)
 
     async def _ask(self, prompt: str, model: str, options: dict[str, Any]) -> Answer:
         await self._me.refresh()  # prices may have changed since the last order
@@ -88,7 +84,7 @@ class CtrlC:
 
     @contextlib.contextmanager
     def stops(self, asking: Asking) -> Iterator[None]:
-        """Until this ends, Ctrl-C stops this answer and raises nothing."""
+        """Until this ends, Ctrl-C stops this answer; only the second one raises."""
         self._asking = asking
         try:
             yield

@@ -84,7 +84,9 @@ def _column(model: ModelResult) -> list[tuple[str, str]]:
         ("  compute us", _spread(model.compute_us)),
         ("  communication us", _spread(model.communication_us)),
         ("plain requests us", _spread(model.plain_us)),
+        ("gathered requests us", _spread(model.gathered_us)),
         ("communication / plain", _spread(model.communication_ratio, digits=2)),
+        ("gathered / plain", _spread(model.gathered_ratio, digits=2)),
         ("activations/s, one row", _spread(model.activations_per_second)),
     ]
     for batch in model.batches:

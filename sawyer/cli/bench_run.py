@@ -179,6 +179,7 @@ async def _round(
     into.distributed.append(together.tokens_per_second)
     into.single.append(await caller.measure(1, plan.calls))
     into.plain_us.append(await measure_plain(bench.plain, bench.echoes, artifacts, plan.calls))
+    into.gathered_us.append(await caller.measure_gathered(bench.echoes, plan.calls))
     for rows in plan.batches:
         into.batches.setdefault(rows, []).append(await caller.measure(rows, plan.batch_calls))
 

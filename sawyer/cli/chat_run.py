@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from sawyer.cli import output
 from sawyer.cli.answer import TextOut, bill_line
@@ -17,6 +16,7 @@ from sawyer.cli.chat_input import Interrupted, Pipe, Terminal
 from sawyer.cli.conversation import Conversation, Turn
 from sawyer.cli.sampling import MAX_SEED, Sampling
 from sawyer.cli.session import Consumer, chosen_model, consumer
+from sawyer.client.waiting import LoopThread
 from sawyer.errors import EXIT_DONE, Cancelled, PromptTooLong, SawyerError, UsageError
 from sawyer.settings import Settings
 
@@ -36,18 +36,29 @@ def run(settings: Settings, sampling: Sampling, *, verbose: bool) -> int:
     """Chat until the end of the input. The exit code: if the lines came from a pipe, of the first error."""
     lines = Terminal(settings.home.path / HISTORY_FILE) if sys.stdin.isatty() else Pipe()
     ctrl_c = CtrlC()
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(consumer(settings)) as me:
+    with _connected(settings) as (loop, me):
         model = chosen_model(me.network, settings["model"])
-        left = portal.call(me.client.balance).available
+        left = loop.call(me.client.balance).available
         output.say(f"{model} on {me.network.network}, as {me.account}: {left:,} tokens left")
         output.say("base model: it continues the text" + (". /help lists the commands" if lines.interactive else ""))
-        room = ChatRoom(portal, me, model, sampling, ctrl_c)
+        room = ChatRoom(loop, me, model, sampling, ctrl_c)
         room.talkative = verbose or lines.interactive
         try:
             with ctrl_c.heard():
                 return _converse(room, lines)
         except Interrupted as interrupted:
             return interrupted.code
+
+
+@contextlib.contextmanager
+def _connected(settings: Settings) -> Iterator[tuple[LoopThread, Consumer]]:
+    """The account on a loop in a thread of its own: the connection lives while a person thinks."""
+    loop, stack = LoopThread(), contextlib.AsyncExitStack()
+    try:
+        yield loop, loop.call(lambda: stack.enter_async_context(consumer(settings)))
+        loop.call(stack.aclose)
+    finally:
+        loop.stop()
 
 
 def _converse(room: ChatRoom, lines: Terminal | Pipe) -> int:
@@ -83,8 +94,8 @@ class ChatRoom:
     """One conversation: its state, and what a line does to it. `talkative`: say what each answer cost. `stopped`: the
     last answer was, by Ctrl-C."""
 
-    def __init__(self, portal: BlockingPortal, me: Consumer, model: str, sampling: Sampling, ctrl_c: CtrlC) -> None:
-        self._portal = portal
+    def __init__(self, loop: LoopThread, me: Consumer, model: str, sampling: Sampling, ctrl_c: CtrlC) -> None:
+        self._loop = loop
         self._me = me
         self._model = model
         self._sampling = sampling
@@ -100,7 +111,7 @@ class ChatRoom:
         then /retry asks again."""
         self._unanswered = said
         out = TextOut()
-        asking = Asking(self._portal, self._me, out.piece)
+        asking = Asking(self._loop, self._me, out.piece)
         with self._ctrl_c.stops(asking):
             try:
                 answer = self._answer(asking, said)
@@ -113,7 +124,7 @@ class ChatRoom:
             self._conversation.add(Turn(said, answer.text))
             self._unanswered = ""
             if self.talkative or self.stopped:
-                left = self._portal.call(self._me.client.balance).available
+                left = self._loop.call(self._me.client.balance).available
                 output.say(f"[{'stopped: ' if self.stopped else ''}{bill_line(answer.usage, left)}]")
 
     def command(self, line: str) -> bool:
@@ -185,5 +196,5 @@ class ChatRoom:
         output.say(f"(saved {turns} turn{'' if turns == 1 else 's'} in {path})")
 
     def _balance(self) -> None:
-        balance = self._portal.call(self._me.client.balance)
+        balance = self._loop.call(self._me.client.balance)
         output.line(f"{balance.available:,} tokens available, {balance.held:,} held, {balance.consumed:,} consumed")

@@ -10,7 +10,7 @@ import typer
 from sawyer.cli import output
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.ids import HostId, NetworkId, NodeId
-from sawyer.settings import Settings
+from sawyer.settings import FLAG, Settings
 
 
 def register(
@@ -35,7 +35,14 @@ def register(
     output.line(f"{joined['node']} is a node of {joined['network']}; {joined['host']} is paid for its work")
     output.line(f"its key {joined['key']} is in {joined['key_file']}: keep it")
     for model in joined["models"]:
-        output.say(f"next: sawyer serve {model} --home {settings.home.path}")
+        output.say(f"next: sawyer serve {model}{_flags(settings, host)}")
+
+
+def _flags(settings: Settings, host: str) -> str:
+    """What `serve` must be told again, because it was told to us."""
+    told = [("name", "node"), ("home", "home")]
+    flags = [f" --{flag} {settings[name]}" for flag, name in told if settings.values[name].rank == FLAG]
+    return "".join(flags) + (f" --host {host}" if host else "")
 
 
 async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:

@@ -14,8 +14,9 @@ from sawyer.bus.connection import NatsBus
 from sawyer.bus.protocol import Bus
 from sawyer.cli.output import say
 from sawyer.client.aio import AsyncClient
+from sawyer.client.door import check_pinned, pin_of
 from sawyer.errors import NobodyServes, ServerUnreachable, UnknownModel, UsageError, VerificationError
-from sawyer.home import Home, Pin
+from sawyer.home import Home
 from sawyer.identity.keys import Key, load
 from sawyer.ids import AccountId
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
@@ -54,34 +55,12 @@ async def checked_network(bus: Bus, home: Home, *, pin: bool = False, vkey: str 
     Checkpoint.verify(network.checkpoint, Verifier.parse(network.ledger_vkey))
     if pin and home.pin() is None:
         home.create()
-        home.write_pin(_pin_of(network))
+        home.write_pin(pin_of(network))
         say(f"{home.path} now belongs to network {network.network} ({network.mode}), whose ledger signs with")
         say(f"  {network.ledger_vkey}")
         say(f"and whose operator is {network.operator}.")
         say("Nobody vouched for it: compare it with what the operator publishes. This home trusts no other now.")
     return network
-
-
-def check_pinned(network: NetworkReply, home: Home) -> None:
-    """Raises VerificationError if this home is pinned to another network, ledger key or operator."""
-    pinned, found = home.pin(), _pin_of(network)
-    if pinned is None or pinned == found:
-        return
-    if pinned.network != found.network:
-        raise VerificationError(
-            f"network {found.network} of operator {found.operator} answers, "
-            f"and {home.path} is pinned to {pinned.network} of {pinned.operator}",
-            hint="Connect to the NATS server of your own network (--nats, --context), or use another --home.",
-        )
-    what, got, expected = (
-        ("ledger key", found.ledger_vkey, pinned.ledger_vkey)
-        if pinned.ledger_vkey != found.ledger_vkey
-        else ("operator", found.operator, pinned.operator)
-    )
-    raise VerificationError(
-        f"what answers as {found.network} has the {what} {got}, and {home.path} is pinned to {expected}",
-        hint="Trust it no further: somebody stands in for your network, or it was founded anew. Ask its operator.",
-    )
 
 
 @asynccontextmanager
@@ -163,7 +142,3 @@ def chosen_model(network: NetworkReply, wanted: str) -> str:
             f"the network has {len(published)} models", hint=f"Choose one with --model: {', '.join(published)}."
         )
     return published[0]
-
-
-def _pin_of(network: NetworkReply) -> Pin:
-    return Pin(network=network.network, ledger_vkey=network.ledger_vkey, operator=network.operator)

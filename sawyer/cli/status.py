@@ -88,7 +88,8 @@ async def collect(bus: Bus, home: Home, url: str) -> NetworkStatus:
 
 async def _look(settings: Settings) -> NetworkStatus:
     """Raises VerificationError if what answers is not the network that this home is pinned to."""
-    from sawyer.cli.session import check_pinned, reached
+    from sawyer.cli.session import reached
+    from sawyer.client.door import check_pinned
 
     async with reached(settings, "status") as (bus, url):
         seen = await collect(bus, settings.home, url)

@@ -1,1 +1,1 @@
-"""The client SDK: ask for a generation, stream it, know what it cost. `sawyer.AsyncClient` is the door."""
+"""The client SDK: ask, stream, know what it cost. `sawyer.Client` and `sawyer.AsyncClient` are the doors."""

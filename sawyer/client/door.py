@@ -32,13 +32,30 @@ def home_of(url: str | NatsTarget | None, context: str) -> Home | None:
 
 
 def check_pinned(network: NetworkReply, home: Home) -> None:
-    """Raises VerificationError if this home belongs to another network, or trusts another ledger key or operator."""
-    pinned, found = home.pin(), Pin(network.network, network.ledger_vkey, network.operator)
-    if pinned not in (None, found):
+    """Raises VerificationError if this home is pinned to another network, ledger key or operator."""
+    pinned, found = home.pin(), pin_of(network)
+    if pinned is None or pinned == found:
+        return
+    if pinned.network != found.network:
         raise VerificationError(
-            f"network {network.network} answers, and it is not the one that {home.path} is pinned to",
-            hint="`sawyer doctor` says who answers where. Give the address of another network, or use another home.",
+            f"network {found.network} of operator {found.operator} answers, "
+            f"and {home.path} is pinned to {pinned.network} of {pinned.operator}",
+            hint="Connect to the NATS server of your own network (--nats, --context), or use another --home.",
         )
+    what, got, expected = (
+        ("ledger key", found.ledger_vkey, pinned.ledger_vkey)
+        if pinned.ledger_vkey != found.ledger_vkey
+        else ("operator", found.operator, pinned.operator)
+    )
+    raise VerificationError(
+        f"what answers as {found.network} has the {what} {got}, and {home.path} is pinned to {expected}",
+        hint="Trust it no further: somebody stands in for your network, or it was founded anew. Ask its operator.",
+    )
+
+
+def pin_of(network: NetworkReply) -> Pin:
+    """What a home that belongs to this network trusts."""
+    return Pin(network=network.network, ledger_vkey=network.ledger_vkey, operator=network.operator)
 
 
 def identity_of(account: str | None, key: Key | Path | None) -> tuple[AccountId, Key]:

@@ -49,6 +49,11 @@ class LoopThread:
         finally:
             self._calls.discard(call)
 
+    def soon(self, function: Callable[[], Any]) -> None:
+        """Starts it there and waits for nothing; from a signal handler, too."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left that it could change
+            self._loop.call_soon_threadsafe(_Call(function).start)
+
     def stop(self) -> None:
         """Cancels what runs there still; returns when the thread has ended. Idempotent."""
         with contextlib.suppress(RuntimeError):  # its loop is closed already

@@ -13,6 +13,7 @@ from sawyer.bus.connection import NatsBus
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Bus, Message, Subscription
 from sawyer.bus.server import LocalServer
+from sawyer.bus.shortcut import ShortClient
 from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UsageError
 
 Connect = Callable[[], Awaitable[Bus]]
@@ -25,9 +26,12 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["memory", "nats"])
-async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+@pytest.fixture(params=["memory", "nats", "nats-py's own way"])
+async def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     """Makes participants of one network; all are closed at the end."""
+    if request.param == "nats-py's own way":
+        monkeypatch.setattr(ShortClient, "send_now", lambda *_: False)
+        monkeypatch.setattr(ShortClient, "hand_over", lambda *_: None)
     network, made = MemoryNetwork(), contextlib.AsyncExitStack()
 
     async def one() -> Bus:

@@ -28,7 +28,7 @@ def result(call_us: float) -> BenchResult:
     """Of two rounds, the second twice as slow as the first in everything but layer calls."""
     rounds = Rounds(
         "tiny", LAYOUT, 8, local=[200, 100], distributed=[100, 50], single=[calls(1, call_us)] * 2,
-        plain_us=[[400, 500, 600]] * 2, batches={32: [calls(32, 2 * call_us)] * 2},
+        plain_us=[[400, 500, 600]] * 2, gathered_us=[[100, 250, 300]] * 2, batches={32: [calls(32, 2 * call_us)] * 2},
     )  # fmt: skip
     models = (ModelResult.of(rounds),)
     threads = {"in_process": 2, "node": 1, "router": 1}
@@ -52,7 +52,7 @@ def test_ratio_is_taken_round_by_round_so_that_a_slow_round_cancels_out() -> Non
 def test_communication_is_what_is_not_compute_and_is_held_against_plain_requests() -> None:
     model = result(1000).models[0]
     assert (model.compute_us.median, model.communication_us.median, model.plain_us.median) == (100, 900, 500)
-    assert model.communication_ratio.median == 1.8
+    assert (model.communication_ratio.median, model.gathered_ratio.median) == (1.8, 0.5)
 
 
 def test_activations_count_every_expert_of_a_row_and_rows_count_once() -> None:
