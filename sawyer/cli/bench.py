@@ -62,8 +62,9 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 def _show(result: BenchResult) -> None:
     machine = result.machine
+    rounds = f"median of {result.rounds} rounds, lowest to highest" if result.rounds > 1 else "one round"
     line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python} on {machine.loop}")
-    line(f"{result.nodes} nodes and a router on this machine; median of {result.rounds} rounds, lowest to highest")
+    line(f"{result.nodes} nodes and a router on this machine; {rounds}")
     names = [each.model for each in result.models]
     heading("Measured")
     columns = [_column(each) for each in result.models]
@@ -99,7 +100,7 @@ def _column(model: ModelResult) -> list[tuple[str, str]]:
 
 def _spread(spread: Spread, digits: int = 0) -> str:
     middle, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
-    return f"{middle} ({low} to {high})"
+    return middle if spread.low == spread.high else f"{middle} ({low} to {high})"
 
 
 def _quantiles(quantiles: Quantiles) -> str:

@@ -32,7 +32,7 @@ from sawyer.bus.server import ANY_PORT
 from sawyer.cli.children import Child, ServerChild
 from sawyer.cli.founding import pinned_network
 from sawyer.cli.interrupts import interruptible
-from sawyer.cli.network import FORMAT, NetworkPlan, Part, found, open_account, split_demo_model, until_seen
+from sawyer.cli.network import FORMAT, NetworkPlan, Part, found, open_account, until_seen
 from sawyer.client.aio import AsyncClient
 from sawyer.engine.session import configure
 from sawyer.errors import VerificationError
@@ -42,6 +42,7 @@ from sawyer.ids import ModelId
 from sawyer.loop import chosen
 from sawyer.loop import run as run_on_loop
 from sawyer.model.artifacts import Artifacts
+from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.model.split import split
 
 NODES: Final = 2
@@ -98,7 +99,10 @@ def run(plan: BenchPlan, nats_server: str, loop: str, notice: Callable[[str], No
     os.environ["SAWYER_LOOP"] = machine.loop  # what is started here has another home, and no config file
     with tempfile.TemporaryDirectory(prefix="sawyer-bench-") as folder:
         home = Home(Path(folder) / "home")
-        models = [_synthetic_model(plan, home, notice), split_demo_model(home)]
+        notice(f"making {plan.name}: a checkpoint with random weights")
+        checkpoint = write_checkpoint(home.path / "checkpoint", plan.shape)
+        models = [_split(home, checkpoint, plan.name, notice), _split(home, demo_checkpoint(), DEMO_MODEL, notice)]
+        shutil.rmtree(checkpoint)
         configure(NODES)
         results = run_on_loop(interruptible(_measure_all(plan, home, models, nats_server, notice)), machine.loop)
     if results is None:
@@ -107,13 +111,10 @@ def run(plan: BenchPlan, nats_server: str, loop: str, notice: Callable[[str], No
     return BenchResult.of(results, machine, quick=plan.quick, nodes=NODES, threads=threads, rounds=plan.rounds)
 
 
-def _synthetic_model(plan: BenchPlan, home: Home, notice: Callable[[str], None]) -> Artifacts:
-    notice(f"making {plan.name}: a checkpoint with random weights")
-    checkpoint = write_checkpoint(home.path / "checkpoint", plan.shape)
-    notice(f"splitting {plan.name}")
-    folder = home.models / f"{plan.name}-{FORMAT}"
-    split(checkpoint, folder, model=plan.name, format="q4")
-    shutil.rmtree(checkpoint)
+def _split(home: Home, checkpoint: Path, model: ModelId, notice: Callable[[str], None]) -> Artifacts:
+    notice(f"splitting {model}")
+    folder = home.models / f"{model}-{FORMAT}"
+    split(checkpoint, folder, model=model, format="q4")
     return Artifacts.open(folder)
 
 
