@@ -92,9 +92,30 @@ class Home:
     def running_file(self) -> Path:
         return self.path / "running.json"
 
-    def key(self, name: str) -> Path:
-        """The seed file of one identity."""
-        return self.path / "keys" / f"{name}.nk"
+    @property
+    def keys(self) -> Path:
+        """All seed files: each role has a folder, so that an account and a node of one name have two keys."""
+        return self.path / "keys"
+
+    @property
+    def operator_key(self) -> Path:
+        return self.keys / "operator.nk"
+
+    @property
+    def ledger_key(self) -> Path:
+        return self.keys / "ledger.nk"
+
+    def account_key(self, name: str) -> Path:
+        """The seed file of an account."""
+        return self.keys / "accounts" / f"{name}.nk"
+
+    def node_key(self, name: str) -> Path:
+        """The seed file of a node."""
+        return self.keys / "nodes" / f"{name}.nk"
+
+    def router_key(self, name: str) -> Path:
+        """The seed file of a router."""
+        return self.keys / "routers" / f"{name}.nk"
 
     def pin(self) -> Pin | None:
         """What this home trusts, or None before a network was founded or joined. Raises VerificationError if the file
@@ -157,9 +178,8 @@ class Home:
         self.create()
         with _opened(self.lock) as file:
             if not _locked(file):
-                file.seek(0)
                 raise Busy(
-                    f"process {file.read().strip() or '?'} runs a network in {self.path}",
+                    f"process {self.lock_holder() or '?'} runs a network in {self.path}",
                     hint="`sawyer status` shows it, `sawyer down` ends it; or use another --home.",
                 )
             self.running_file.unlink(missing_ok=True)  # of a process that was killed
@@ -170,6 +190,7 @@ class Home:
                 yield
             finally:
                 self.running_file.unlink(missing_ok=True)
+                os.ftruncate(file.fileno(), 0)  # before the lock goes: who comes next is not taken for us
 
     def joined_at(self) -> str:
         """The NATS address at which this home joined its network; "" if it did not say."""
@@ -188,15 +209,32 @@ class Home:
         durable.replace(self.running_file, (json.dumps(asdict(running)) + "\n").encode())
 
     def lock_holder(self) -> int | None:
-        """The process that is inside `alone`, if any."""
+        """The process that is inside `alone`, if any. Who has just come in may not have written its number yet: until
+        then the file is empty, or names a process that was killed, so this looks more than once."""
+        pid = None
+        for attempt in range(LOCK_ATTEMPTS):
+            if not self._is_locked():
+                return None
+            pid = self._written_pid()
+            if pid is not None and _is_alive(pid):
+                return pid
+            if attempt + 1 < LOCK_ATTEMPTS:
+                time.sleep(LOCK_PAUSE_S)
+        return pid  # of another container: we do not see its processes
+
+    def _is_locked(self) -> bool:
         try:
             with self.lock.open(encoding="ascii") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            with contextlib.suppress(OSError, ValueError):
-                return int(self.lock.read_text(encoding="ascii"))
+            return True
         except OSError:
-            return None
+            return False
+        return False
+
+    def _written_pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self.lock.read_text(encoding="ascii"))
         return None
 
     def running(self) -> Running | None:
@@ -226,6 +264,16 @@ def _locked(file: TextIO) -> bool:
         if attempt + 1 < LOCK_ATTEMPTS:
             time.sleep(LOCK_PAUSE_S)
     return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _owner(path: Path) -> str:

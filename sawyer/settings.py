@@ -22,6 +22,8 @@ from sawyer.ids import is_slug
 
 CONFIG_NAME: Final = "config.toml"
 ENV_PREFIX: Final = "SAWYER_"
+ENV_CONFIG: Final = "SAWYER_CONFIG"
+"""Names the config file, wherever the home is."""
 FLAG, VARIABLE, FILE, SELECTED, RUNNING, DEFAULT = range(6)
 """Ranks of sources: the lowest that has a value decides."""
 
@@ -135,9 +137,10 @@ class Settings:
         environ = os.environ if environ is None else environ
         problems: list[UsageError] = []
         home = _pick(KNOWN[0], flags, environ, {}, problems)
-        config_file = config_folder(home) / CONFIG_NAME
+        named = environ.get(ENV_CONFIG, "")
+        config_file = Path(named).expanduser().absolute() if named else config_folder(home) / CONFIG_NAME
         try:
-            written = read_config(config_file, names_home=home.rank == DEFAULT)
+            written = read_config(config_file, names_home=bool(named) or home.rank == DEFAULT)
         except UsageError as error:
             problems.append(error)
             written = {}

@@ -28,6 +28,8 @@ MAX_STOP_STRINGS: Final = 16
 MAX_TOP_LOGPROBS: Final = 20
 MAX_BUCKETS_TOLD: Final = 100
 
+Printable = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,128}$")]
+"""What a stranger says of itself, short and without anything that could steer a terminal."""
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -228,9 +230,9 @@ class Vitals(Strict):
     (answer, expert) pairs when rows of several requests were joined. `round_trip_us` and `kilobytes_per_second` are to
     a router of its model and back; 0 before they were measured."""
 
-    version: Text
-    provider: Text
-    device: Text
+    version: Printable
+    provider: Printable
+    device: Printable
     threads: Positive
     memory_total_mb: Count
     memory_free_mb: Count

@@ -179,7 +179,7 @@ class NatsBus:
         except nats.errors.ConnectionClosedError as error:
             raise ServerUnreachable("cannot subscribe: the connection is closed") from error
         self._client.hand_over(made, hear)
-        return _Subscribed(made)
+        return _Subscribed(self._client, made)
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         if len(data) > MAX_PAYLOAD_BYTES:
@@ -251,7 +251,8 @@ class NatsBus:
 
 
 class _Subscribed:
-    def __init__(self, subscription: NatsSubscription) -> None:
+    def __init__(self, client: _Client, subscription: NatsSubscription) -> None:
+        self._client = client
         self._subscription = subscription
 
     async def unsubscribe(self) -> None:
@@ -259,13 +260,18 @@ class _Subscribed:
             await self._subscription.unsubscribe()
 
     async def drain(self) -> None:
-        with contextlib.suppress(nats.errors.Error, TimeoutError):
-            await asyncio.wait_for(self._subscription.drain(), DRAIN_TIMEOUT_S)  # type: ignore[no-untyped-call]
+        try:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
+        finally:
+            self._client.forget(self._subscription)  # nats-py keeps what it could not drain, and hears on for it
 
 
 class _Client(ShortClient):
-    """nats-py, which stops reading for good when a subject or reply is not UTF-8 (and anybody may send one), and tells
-    its credentials to a server without TLS even if TLS was asked for (and anybody in between may be that server)."""
+    """nats-py, which stops reading for good when a subject or reply is not UTF-8 (and anybody may send one) and when a
+    PONG comes that nobody waits for any more, and tells its credentials to a server without TLS even if TLS was asked
+    for (and anybody in between may be that server)."""
 
     def __init__(self, target: NatsTarget) -> None:
         super().__init__()
@@ -278,6 +284,11 @@ class _Client(ShortClient):
         if self._encrypted and initial_connection and not (info.get("tls_required") or over_tls):
             raise nats.errors.Error("the server offers no TLS, and TLS was asked for")
         await super()._process_info(info, initial_connection)
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():  # its flush timed out: to set its result would end the reading task
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

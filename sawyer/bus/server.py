@@ -72,7 +72,7 @@ class LocalServer:
         values = {"listen": listen, "folder": str(folder), "store": str(folder / "jetstream")}
         quoted = {name: json.dumps(value) for name, value in values.items()}
         config.write_text(_CONFIG.format(**quoted), encoding="utf-8")
-        with (folder / "nats.log").open("wb") as output:
+        with (folder / "nats.log").open("ab") as output:
             process = subprocess.Popen(
                 leash.argv([str(binary(program)), "-c", str(config)]),
                 stdout=output,

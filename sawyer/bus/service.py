@@ -16,6 +16,8 @@ from sawyer.errors import Busy, MalformedMessage, SawyerError
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
+NEVER_ANSWERED: Final = ("sawyer.", "$")
+"""A question that wants its answer there would speak with our permissions: to other programs, or to the server."""
 
 Answer = Callable[[Message], Awaitable[bytes | None]]
 """The work: the bytes of the reply, or None if it replies itself (or nobody asked)."""
@@ -36,7 +38,8 @@ class Counts:
 
 class Service:
     """Serves a subject (or some) with `workers` tasks over a queue of at most `limit` messages of at most
-    `max_bytes`."""
+    `max_bytes`. What `hears` does not want, and a question that must not be answered (NEVER_ANSWERED), is dropped
+    without a word."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Service:
         workers: int = 1,
         queue: str = "",
         max_bytes: int = MAX_MESSAGE_BYTES,
+        hears: Callable[[Message], bool] = lambda _: True,
     ) -> None:
         self._bus = bus
         self.subjects = (subject,) if isinstance(subject, str) else tuple(subject)
@@ -59,6 +63,7 @@ class Service:
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(maxsize=limit)
         self._worker_count = workers
         self._max_bytes = max_bytes
+        self._hears = hears
         self._tasks: list[asyncio.Task[None]] = []
         self._refusals: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
@@ -88,6 +93,8 @@ class Service:
         return self._waiting.qsize()
 
     def _enqueue(self, message: Message) -> None:
+        if message.reply.startswith(NEVER_ANSWERED) or not self._hears(message):
+            return
         try:
             if len(message.data) > self._max_bytes:
                 raise MalformedMessage(f"a message of {len(message.data)} bytes, at most {self._max_bytes} are taken")

@@ -8,6 +8,7 @@ that the shortcut knows, takes its own way. Both ways keep tests/contract/test_b
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from typing import Any, Final
@@ -21,6 +22,9 @@ from sawyer.bus.protocol import Handler, Message
 _WORD: Final = re.compile(r"\S+")
 """What may stand in a PUB line: white space would let a subject carry commands."""
 _CRLF: Final = b"\r\n"
+_PROCESS_PARAMETERS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
+_REMOVE_PARAMETERS: Final = ["self", "sid", "max_msgs"]
+_OF_SUBSCRIPTION: Final = ("_id", "_received", "pending_msgs")
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,10 @@ class ShortClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._handlers: dict[int, Handler] = {}
+        self._hands_over = reads_as_known(Client, self)
+        if self._hands_over:  # not by overriding: a nats-py that calls them otherwise must find its own
+            self._process_msg = self._hand_or_queue  # type: ignore[method-assign]
+            self._remove_sub = self._forget_sub  # type: ignore[method-assign]
 
     def send_now(self, subject: str, data: bytes, reply: str) -> bool:
         """Write this message to the socket. False, and nothing is done, unless we are connected over TCP and nothing
@@ -54,20 +62,27 @@ class ShortClient(Client):
         return True
 
     def hand_over(self, subscription: Subscription, handler: Handler) -> None:
-        """From now on the reader calls `handler` itself for every message of this subscription without headers. The
-        handler must not raise. Nothing is done if messages wait already: they are before the next ones."""
-        sid = getattr(subscription, "_id", None)
-        if sid is not None and subscription.pending_msgs == 0:
-            self._handlers[sid] = handler
+        """From now on the reader calls `handler` itself for every message of this subscription without headers that
+        finds no other waiting: those are before it. The handler must not raise."""
+        if self._hands_over and all(hasattr(subscription, name) for name in _OF_SUBSCRIPTION):
+            self._handlers[subscription._id] = handler
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
-        handler = self._handlers.get(sid)
-        if handler is None or headers or sid not in self._subs:
+    def forget(self, subscription: Subscription) -> None:
+        """Nothing of this subscription is heard or kept any more, whatever became of its end. May be repeated."""
+        try:
+            subscription._stop_processing()
+            self._remove_sub(subscription._id)
+        except AttributeError:  # another nats-py
+            log.warning("nats-py keeps the subscription of %s, which could not be ended in order", subscription.subject)
+
+    async def _hand_or_queue(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+        handler, subscription = self._handlers.get(sid), self._subs.get(sid)
+        if handler is None or subscription is None or headers or subscription.pending_msgs:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        self._subs[sid]._received += 1
+        subscription._received += 1
         try:
             message = Message(subject.decode(), data, reply.decode())
         except UnicodeDecodeError:
@@ -75,6 +90,23 @@ class ShortClient(Client):
             return
         handler(message)
 
-    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+    def _forget_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._handlers.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
+
+
+def reads_as_known(kind: type[Client], made: Client) -> bool:
+    """Whether this nats-py hands a message it read to where the shortcut stands, and keeps its books as we do."""
+    try:
+        process, remove = kind._process_msg, kind._remove_sub
+        known = (
+            list(inspect.signature(process).parameters) == _PROCESS_PARAMETERS
+            and inspect.iscoroutinefunction(process)
+            and list(inspect.signature(remove).parameters) == _REMOVE_PARAMETERS
+            and not inspect.iscoroutinefunction(remove)
+            and isinstance(made._subs, dict)
+            and {"in_msgs", "in_bytes"} <= made.stats.keys()
+        )
+    except AttributeError:
+        return False
+    return known

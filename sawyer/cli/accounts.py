@@ -10,7 +10,7 @@ import typer
 from sawyer.cli import output
 from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.clock import SystemClock, iso
-from sawyer.errors import NotAuthorised, RefusedError, UnknownAccount, UsageError
+from sawyer.errors import NotAuthorised, RefusedError, UnknownAccount
 from sawyer.home import Home, Pin
 from sawyer.settings import Settings
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Open an account, look at it, grant tokens in a test network.", no_args_is_help=True)
 
-RESERVED_NAMES: Final = ("operator", "ledger")
-"""Their keys are kept under these names in an operator's home."""
 MAX_TOKENS: Final = (2**53 - 1) // 10
 """What an account may be granted in all, so that its price stays below 2^53 micro-USD."""
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="By default SAWYER_ACCOUNT, or your user name.")]
@@ -106,17 +104,15 @@ async def _open(settings: Settings, *, as_json: bool) -> None:
     from sawyer.schemas.messages import AccountQuery, AccountReply
 
     home, account = settings.home, settings["account"]
-    if account in RESERVED_NAMES:
-        raise UsageError(f"{account} is the name of another key in an operator's home", hint="Choose another name.")
     async with connected(settings, f"client {account}", pin=True) as (bus, network):
-        was_there = home.key(account).exists()
-        key = load_or_create(home.key(account))
+        was_there = home.account_key(account).exists()
+        key = load_or_create(home.account_key(account))
         async with AsyncClient(account=account, key=key, bus=bus) as client:
             try:
                 entry = await client.open_account()
             except RefusedError:
                 if not was_there:  # a key that opens nothing would only mislead
-                    home.key(account).unlink(missing_ok=True)
+                    home.account_key(account).unlink(missing_ok=True)
                 raise
         reply = await ask(bus, "account", AccountReply, AccountQuery(account=account))
     _tell_open(settings, network, reply, entry, as_json=as_json)
@@ -130,7 +126,7 @@ def _tell_open(
         output.emit_json({**document, "balance": reply.balance.model_dump(mode="json")})
         return
     output.line(f"account {reply.account} is open on {network.network} (entry {entry.seq})")
-    output.line(f"its key: {settings.home.key(reply.account)}")
+    output.line(f"its key: {settings.home.account_key(reply.account)}")
     if reply.balance.available:
         output.say(f'{reply.balance.available:,} tokens to spend: sawyer generate "It was a"')
     else:
@@ -188,7 +184,7 @@ def _operators_pin(home: Home) -> Pin:
     """The pin of a home that holds its network's operator key. Raises NotAuthorised for any other."""
     from sawyer.identity.keys import load
 
-    pin, file = home.pin(), home.key("operator")
+    pin, file = home.pin(), home.operator_key
     if pin is None or not file.is_file() or load(file).id != pin.operator:
         raise NotAuthorised(
             f"{home.path} does not hold the operator's key of a network",
@@ -224,5 +220,5 @@ def _show_tokens(reply: BalanceReply) -> None:
 def _is_here(reply: AccountReply, home: Home) -> bool:
     from sawyer.identity.keys import load
 
-    file = home.key(reply.account)
+    file = home.account_key(reply.account)
     return file.is_file() and load(file).id == reply.key

@@ -32,7 +32,8 @@ from sawyer.bus.server import ANY_PORT
 from sawyer.cli.children import Child, ServerChild
 from sawyer.cli.founding import pinned_network
 from sawyer.cli.interrupts import interruptible
-from sawyer.cli.network import FORMAT, NetworkPlan, Part, found, open_account, until_seen
+from sawyer.cli.network import FORMAT, found, open_account, until_seen
+from sawyer.cli.network_plan import NetworkPlan, Part
 from sawyer.client.aio import AsyncClient
 from sawyer.engine.session import configure
 from sawyer.errors import VerificationError
@@ -123,6 +124,7 @@ async def _measure_all(
 ) -> tuple[ModelResult, ...]:
     async with contextlib.AsyncExitStack() as stack:
         notice("starting a network")
+        home.logs.mkdir(parents=True, exist_ok=True)
         server = await ServerChild.start(home.nats, ANY_PORT, nats_server)
         stack.push_async_callback(server.stop)
         pin = pinned_network(home)
@@ -148,7 +150,7 @@ async def _measure(bench: _Bench, artifacts: Artifacts) -> ModelResult:
     bench.notice(f"{model}: loading")
     local = await asyncio.to_thread(Local, artifacts)
     rounds = Rounds(model, artifacts.layout, plan.tokens)
-    key = load_or_create(bench.home.key(ACCOUNT))
+    key = load_or_create(bench.home.account_key(ACCOUNT))
     async with (
         _serving(bench, model),
         LayerCaller(bench.bus, artifacts) as caller,
@@ -192,12 +194,12 @@ async def _serving(bench: _Bench, model: ModelId) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         children = [await _start(stack, bench.home, part) for part in (network.router, *network.node_parts)]
         await asyncio.gather(*(child.ready() for child in children))
-        await until_seen(bench.bus, NODES)
+        await until_seen(bench.bus, (part.name for part in network.node_parts))
         yield
 
 
 async def _start(stack: contextlib.AsyncExitStack, home: Home, part: Part) -> Child:
-    child = await Child.start(part.name, list(part.arguments), home.logs / f"{part.name}.log", part.threads)
+    child = await Child.start(part, home.logs)
     stack.push_async_callback(child.stop)
     return child
 

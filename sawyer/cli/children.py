@@ -12,15 +12,14 @@ from typing import Final
 
 from sawyer import leash
 from sawyer.bus.server import LocalServer
+from sawyer.cli.network_plan import Part
 from sawyer.cli.parts import READY
 from sawyer.errors import SawyerError
 
-READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 15.0
 TAIL_LINES: Final = 5
 SERVER_POLL_S: Final = 0.1
-MAX_LOG_BYTES: Final = 10 * 1024 * 1024
-"""A log that has grown over this is set aside, once, before a program writes on."""
+TAIL_BYTES: Final = 64 * 1024
 
 
 class Child:
@@ -31,28 +30,29 @@ class Child:
         self._process = process
         self.log = log
         self._log_start = 0
+        self._ready_s = 0.0
         self.patience_s = STOP_TIMEOUT_S
 
     @classmethod
-    async def start(cls, name: str, arguments: list[str], log: Path, threads: int = 0) -> Child:
-        """Start `sawyer ARGUMENTS`. `threads` bounds what numeric libraries take."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        set_aside(log)
-        environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        if threads:
-            environment["OMP_NUM_THREADS"] = str(threads)
+    async def start(cls, part: Part, logs: Path) -> Child:
+        """Start `sawyer ARGUMENTS` of this part, with a log of its own in this folder. Raises OSError."""
+        log = logs / f"{part.name}.log"
+        environment = dict(os.environ, PYTHONUNBUFFERED="1", **part.environment)
+        if part.threads:
+            environment["OMP_NUM_THREADS"] = str(part.threads)
         with log.open("ab") as output:
             log_start = output.tell()
             process = await asyncio.create_subprocess_exec(
-                *leash.argv([sys.executable, "-P", "-m", "sawyer", *arguments]),
+                *leash.argv([sys.executable, "-P", "-m", "sawyer", *part.arguments]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=output,
                 env=environment,
                 start_new_session=True,  # Ctrl-C is for us; we end our children in order
             )
-        child = cls(name, process, log)
+        child = cls(part.name, process, log)
         child._log_start = log_start
+        child._ready_s = part.ready_s
         return child
 
     @property
@@ -63,14 +63,14 @@ class Child:
         """Returns when the program says so. Raises SawyerError with the end of its log if it ends instead."""
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
+            async with asyncio.timeout(self._ready_s):
                 while line := await self._process.stdout.readline():
                     if line.decode(errors="replace").startswith(READY):
                         return
                 await self._process.wait()
         except TimeoutError as error:
             raise SawyerError(
-                f"{self.name} was not ready within {READY_TIMEOUT_S:g} s", hint=f"See {self.log}."
+                f"{self.name} was not ready within {self._ready_s:g} s", hint=f"See {self.log}."
             ) from error
         raise SawyerError(f"{self.name} ended before it was ready: {self._tail()}", hint=f"The whole log: {self.log}")
 
@@ -97,7 +97,9 @@ class Child:
         await self._process.wait()
 
     def _tail(self) -> str:
-        said = self.log.read_bytes()[self._log_start :].decode(errors="replace")
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            said = log.read().decode(errors="replace")
         lines = [each.strip() for each in said.splitlines() if each.strip()]
         return " / ".join(lines[-TAIL_LINES:]) or "its log is empty"
 
@@ -134,10 +136,3 @@ class ServerChild:
     async def stop(self) -> None:
         """In order, then by force. Idempotent."""
         await asyncio.to_thread(self._server.stop)
-
-
-def set_aside(log: Path) -> None:
-    """A log that has grown too big becomes NAME.1 (one is kept)."""
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > MAX_LOG_BYTES:
-            log.replace(log.with_name(log.name + ".1"))

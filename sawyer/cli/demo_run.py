@@ -19,7 +19,8 @@ from sawyer.cli.children import Child, ServerChild
 from sawyer.cli.demo_report import DemoResult
 from sawyer.cli.founding import pinned_network
 from sawyer.cli.interrupts import interruptible
-from sawyer.cli.network import NetworkPlan, Part, found, open_account, split_demo_model, until_seen
+from sawyer.cli.network import found, open_account, split_demo_model, until_seen
+from sawyer.cli.network_plan import NetworkPlan, Part
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation, TextStream
 from sawyer.errors import SawyerError
@@ -110,7 +111,7 @@ async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
 
 async def _ask(network: Network, home: Home, plan: DemoPlan) -> DemoResult:
     """The client's part: balance, text, balance."""
-    async with AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.key(ACCOUNT))) as client:
+    async with AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.account_key(ACCOUNT))) as client:
         before = await client.balance()
         killed: list[str] = []
         stream = client.stream(
@@ -158,6 +159,7 @@ def _on_trace(network: Network, plan: DemoPlan, killed: list[str]) -> Callable[[
 async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIterator[Network]:
     """All processes of the demo's network, founded and ready; every one of them ended afterwards."""
     pin = pinned_network(home)
+    home.logs.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         server = await ServerChild.start(home.nats, ANY_PORT, plan.nats_server)
         stack.push_async_callback(server.stop)
@@ -175,12 +177,12 @@ async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIte
             network.nodes[part.name] = await _start(nodes, home, part)
         await open_account(server.url, home, founder, ACCOUNT, min(10 * plan.max_tokens, LOW_BUDGET))
         await asyncio.gather(*(child.ready() for child in [router, *network.nodes.values()]))
-        await until_seen(bus, plan.nodes)
+        await until_seen(bus, (part.name for part in parts.node_parts))
         home.announce(server.url)
         yield network
 
 
 async def _start(stack: contextlib.AsyncExitStack, home: Home, part: Part) -> Child:
-    child = await Child.start(part.name, list(part.arguments), home.logs / f"{part.name}.log", part.threads)
+    child = await Child.start(part, home.logs)
     stack.push_async_callback(child.stop)
     return child

@@ -184,6 +184,7 @@ def check_home(settings: Settings) -> list[Check]:
     checks = [("home", partial(_check_folder, home)), ("disk", partial(_check_disk, home))]
     if _is_folder(home.path):
         checks += [("pin", partial(_check_pin, home)), ("keys", partial(_check_keys, home))]
+        checks.append(("founding keys", partial(_check_founding_keys, home)))
         checks += [("models", partial(_check_models, home)), ("book", partial(_check_book, home))]
         checks.append(("lock", partial(_check_lock, home)))
     return run_all(checks)
@@ -232,15 +233,37 @@ def _check_pin(home: Home) -> Check:
     return Check(OK, "pin", f"{pin.network}, founded by {pin.operator}")
 
 
+def _check_founding_keys(home: Home) -> Check:
+    """Whether the keys of a home that founded its network are those that it was founded with, and are there."""
+    from sawyer.cli.founding_keys import key_problem
+
+    pin = home.pin()
+    here = [file for file in (home.operator_key, home.ledger_key) if file.exists()]
+    if pin is None or not (here or home.book.exists()):
+        return Check(OK, "founding keys", "none here: others run the network of this home, if it has one")
+    problem = key_problem(home, pin)
+    if problem is not None:
+        return Check(FAIL, "founding keys", problem.message, problem.hint)
+    if home.ledger_key not in here and home.book.exists():
+        return Check(FAIL, "founding keys", f"{home.ledger_key} is not here: the book cannot go on", _RESTORE)
+    if home.operator_key not in here:
+        found = f"{home.operator_key} is not here: no grant, no new router, no `sawyer up`"
+        return Check(WARN, "founding keys", found, _RESTORE)
+    return Check(OK, "founding keys", "those that the network was founded with")
+
+
+_RESTORE: Final = "Restore it from a copy: nobody can make it anew. Fine if it is kept elsewhere on purpose."
+
+
 def _check_keys(home: Home) -> Check:
     from sawyer.errors import SawyerError
     from sawyer.identity.keys import load
 
     good, bad = [], []
-    for file in sorted(home.key("x").parent.glob("*.nk")):
+    for file in sorted(home.keys.rglob("*.nk")):
         try:
             load(file)
-            good.append(file.stem)
+            good.append(str(file.relative_to(home.keys).with_suffix("")))
         except SawyerError as error:
             bad.append(error)
         except OSError as error:

@@ -176,7 +176,7 @@ async def _check_account(bus: NatsBus, settings: Settings) -> Check:
     except UnknownAccount:
         return Check(WARN, "account", f"{name} was never opened", f"To ask for text: sawyer account open {name}")
     found = f"{name}: {balance.available} tokens to spend, {balance.held} held"
-    if not settings.home.key(name).is_file():
+    if not settings.home.account_key(name).is_file():
         todo = "Use the home in which it was opened (--home), or another account (--account)."
         return Check(WARN, "account", f"{found}, and its key is not in this home", todo)
     if balance.available == 0:

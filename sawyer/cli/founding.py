@@ -6,12 +6,13 @@ from typing import Final
 
 from sawyer.bus.calls import ask, record
 from sawyer.bus.protocol import Bus
+from sawyer.cli.founding_keys import check_founded_here, key_problem
 from sawyer.cli.session import checked_network
 from sawyer.clock import Clock
 from sawyer.economy.pricing import UUSD_PER_TOKEN
 from sawyer.errors import RefusedError, VerificationError
 from sawyer.home import Home, Pin
-from sawyer.identity.keys import load_or_create
+from sawyer.identity.keys import load, load_or_create
 from sawyer.ids import NetworkId, new_network_id
 from sawyer.ledger.checkpoint import vkey_of
 from sawyer.ledger.commands import OPERATOR_NAME, command
@@ -34,17 +35,19 @@ ACCOUNT_CHARS_IN_GRANT: Final = 40
 
 
 def pinned_network(home: Home) -> Pin:
-    """The network of this home; a new one, with operator and ledger keys of its own, if there is none yet."""
+    """The network that this home founded; a new one, with operator and ledger keys of its own, if it belongs to none.
+    Raises UsageError for a home that joined a network of others, or that has lost a key of its own."""
     held = home.pin()
     if held is not None:
+        check_founded_here(home, held)
         return held
     if home.book.exists():
         raise VerificationError(
             f"{home.path} has a book, and its pin network.json is gone: nobody can say whose book it is",
             hint="Restore network.json. To found a new network here, move book.sqlite and views.sqlite away.",
         )
-    operator = load_or_create(home.key("operator"), "O")
-    ledger = load_or_create(home.key("ledger"))
+    operator = load_or_create(home.operator_key, "O")
+    ledger = load_or_create(home.ledger_key)
     network = new_network_id()
     pin = Pin(network=network, ledger_vkey=vkey_of(network, ledger), operator=operator.id)
     home.write_pin(pin)
@@ -52,13 +55,15 @@ def pinned_network(home: Home) -> Pin:
 
 
 class Founder:
-    """Acts for the operator of a home's network."""
+    """Acts for the operator of a home's network. Raises UsageError if its key is not here, or is not the pinned one."""
 
     def __init__(self, bus: Bus, home: Home, pin: Pin, clock: Clock) -> None:
         self._bus = bus
         self._home = home
         self._clock = clock
-        self._operator = load_or_create(home.key("operator"), "O")
+        self._operator = load(home.operator_key)
+        if (problem := key_problem(home, pin)) is not None:
+            raise problem
         self.pin = pin
         self.network = NetworkId(pin.network)
 
@@ -81,7 +86,7 @@ class Founder:
 
     async def add_router(self, name: str) -> None:
         """Give this home's router key its role."""
-        key = load_or_create(self._home.key(name))
+        key = load_or_create(self._home.router_key(name))
         members = await ask(self._bus, "members", MembersReply)
         if (name, key.id) not in members.routers:
             await self._record(KeyAdded(network=self.network, role="router", name=name, key=key.id))

@@ -54,7 +54,7 @@ def replay_command(
     from sawyer.ledger.source import SQLiteSource
 
     _check_one(home, book)
-    anchor, founder, held = _anchor(key), _operator(operator), _held(checkpoint)
+    anchor, founder, held = None if key is None else anchor_of(key), _operator(operator), _held(checkpoint)
     with _progress(quiet=json) as progress:
         if book is not None:
             report = replay(SQLiteSource(book), key=anchor, operator=founder, held=held, progress=progress)
@@ -132,12 +132,12 @@ def _home_with_book(flag: Path | None) -> Home:
     return place
 
 
-def _anchor(key: str | None) -> str | None:
-    """The key as given; a text that is no key is the caller's mistake, not the book's."""
+def anchor_of(key: str) -> str:
+    """The verifier key as given; a text that is no key is the caller's mistake, not the book's. Raises UsageError."""
     from sawyer.ledger.checkpoint import Verifier
 
     try:
-        return Verifier.parse(key).vkey if key is not None else None
+        return Verifier.parse(key).vkey
     except VerificationError as error:
         raise UsageError(error.message, hint=error.hint) from error
 

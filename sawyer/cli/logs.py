@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from sawyer.cli.output import printable
 from sawyer.home import Home
 
 POLL_S: Final = 0.2
+MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 TAIL_BYTES: Final = 256 * 1024
 """How much of the end of a log is looked at for its last lines."""
 
@@ -20,6 +25,16 @@ def find_logs(home: Home) -> dict[str, Path]:
     found = {file.stem: file for file in sorted(home.logs.glob("*.log"))}
     server = home.nats / "nats.log"
     return ({"nats-server": server} if server.is_file() else {}) | found
+
+
+def trim(home: Home) -> None:
+    """A log that has grown over MAX_LOG_BYTES becomes NAME.1 (one is kept) and goes on empty. Its writer, which
+    appends, notices nothing."""
+    for log in find_logs(home).values():
+        with contextlib.suppress(OSError):
+            if log.stat().st_size > MAX_LOG_BYTES:
+                shutil.copyfile(log, log.with_name(log.name + ".1"))
+                os.truncate(log, 0)
 
 
 def show(logs: Mapping[str, Path], *, lines: int, follow: bool) -> None:
@@ -61,5 +76,7 @@ def _new_lines(part: str, file: Path, start: int, width: int) -> int:
 
 def _print(part: str, line: bytes, width: int) -> None:
     text = line.decode(errors="replace")
+    if sys.stdout.isatty():
+        text = printable(text)
     sys.stdout.write(f"{part:<{width}} | {text}\n" if width else f"{text}\n")
     sys.stdout.flush()

@@ -43,13 +43,18 @@ def printable(text: str) -> str:
 
 
 def heading(text: str) -> None:
+    """A line over a table, with space above it."""
     console = stdout()
-    console.print(f"\n[bold]{escape(text)}[/bold]" if console.is_terminal else f"\n{text}")
+    if console.is_terminal:
+        console.print(f"\n[bold]{escape(printable(text))}[/bold]")
+    else:
+        console.print(f"\n{text}", markup=False)
 
 
 def line(text: str = "") -> None:
     """One line of data."""
-    stdout().print(text, markup=False)
+    console = stdout()
+    console.print(printable(text) if console.is_terminal else text, markup=False)
 
 
 def table(
@@ -66,7 +71,7 @@ def table(
     if console.is_terminal:
         console.print(rich_table(columns, rows, numeric, wrap, colours), soft_wrap=not wrap)
         return
-    for text in _plain_table(columns, rows, numeric):
+    for text in plain_table(columns, rows, numeric):
         sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -119,8 +124,9 @@ def rich_table(
     return made
 
 
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: Sequence[str]) -> list[str]:
-    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: Sequence[str]) -> list[str]:
+    """Rows under columns as lines of text."""
+    cells = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     return [
         "  ".join(

@@ -24,7 +24,7 @@ from sawyer.ids import HostId, ModelId, NetworkId, NodeId
 from sawyer.loop import run as run_on_loop
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.schemas.models import MANIFEST_FILE
-from sawyer.settings import Settings
+from sawyer.settings import DEFAULT, Settings
 
 if TYPE_CHECKING:
     from sawyer.bus.connection import NatsBus
@@ -61,7 +61,7 @@ def bookkeeper(
             place.book,
             network=NetworkId(pin.network),
             operator=pin.operator,
-            ledger_key=load(place.key("ledger")),
+            ledger_key=load(place.ledger_key),
             views=place.views,
             held=place.held_checkpoint(),
             synchronous=settings.durability,
@@ -103,7 +103,7 @@ def route(
         raise UsageError(f"unknown wire format {wire!r}", hint="Write f16 or f32.")
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads)
     artifacts = Artifacts.open(model_folder(settings.home, model, format))
-    key = load(settings.home.key(name))
+    key = load(settings.home.router_key(name))
     configure(int(settings["threads"]) or default_threads())
     engine, published = Engine.load(artifacts), ModelId(artifacts.manifest.model)
 
@@ -166,7 +166,8 @@ def serve(
     layout = artifacts.layout
     layers = parse_experts(experts, layout) if experts else share_of(layout, *parse_share(share or "0/1"))
     name = settings["node"]
-    me = NodeIdentity.open(NodeId(name), HostId(settings["host"]), place.key(name))
+    chosen = settings.values["host"].rank < DEFAULT
+    me = NodeIdentity.open(NodeId(name), HostId(settings["host"]), place.node_key(name), host_chosen=chosen)
     in_force = configure(int(settings["threads"]) or default_threads())
     hosting = Hosting(artifacts, layers, cast("Device", settings["device"].lower()), in_force, FAST)
     receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
@@ -194,12 +195,18 @@ def model_folder(home: Home, model: str, format: str) -> Path:
 
         split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, known_format(format))
     if not folder.is_dir():
-        here = ", ".join(sorted({DEMO_MODEL, *(each.name for each in home.models.glob("*") if each.is_dir())}))
+        here = ", ".join([DEMO_MODEL, *(name for name in _split_here(home) if not name.startswith(f"{DEMO_MODEL} "))])
         raise UsageError(
             f"no split model {model} ({format}) in {home.models}",
             hint=f"There are: {here}. Make it: sawyer models split CHECKPOINT --name {model} --format {format}",
         )
     return folder
+
+
+def _split_here(home: Home) -> list[str]:
+    """Models split in this home, as a person names them: the folder NAME-FORMAT is written MODEL --format FORMAT."""
+    folders = sorted(file.parent.name.rpartition("-") for file in home.models.glob(f"*/{MANIFEST_FILE}"))
+    return [f"{model} ({format})" for model, _, format in folders if model]
 
 
 def pin_of(home: Home) -> Pin:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import Annotated
 
 import typer
 
 from sawyer.cli import output
+from sawyer.cli.ledger import anchor_of
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
+from sawyer.contexts import without_secret
 from sawyer.ids import HostId, NetworkId, NodeId
 from sawyer.settings import FLAG, Settings
 
@@ -28,21 +31,28 @@ def register(
 ) -> None:
     """Join a network as a host: trust its key from now on, make the node's key, and have it recorded in the book."""
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, node=name, host=host)
-    joined = asyncio.run(_join(settings, key))
+    joined = asyncio.run(_join(settings, anchor_of(key) if key else ""))
     if as_json:
         output.emit_json(joined)
         return
     output.line(f"{joined['node']} is a node of {joined['network']}; {joined['host']} is paid for its work")
     output.line(f"its key {joined['key']} is in {joined['key_file']}: keep it")
+    flags = _flags(settings)
     for model in joined["models"]:
-        output.say(f"next: sawyer serve {model}{_flags(settings, host)}")
+        output.say(f"next: sawyer serve {model}{flags}")
 
 
-def _flags(settings: Settings, host: str) -> str:
-    """What `serve` must be told again, because it was told to us."""
-    told = [("name", "node"), ("home", "home")]
-    flags = [f" --{flag} {settings[name]}" for flag, name in told if settings.values[name].rank == FLAG]
-    return "".join(flags) + (f" --host {host}" if host else "")
+def _flags(settings: Settings) -> str:
+    """What `serve` must be told again, because it was told to us. An address that holds a secret is not among it: what
+    to do instead was said when the home was joined."""
+    from sawyer.cli.session import found_again
+
+    told = [("name", "node"), ("home", "home"), ("host", "host")]
+    if not found_again(settings):
+        secret = without_secret(settings["nats"]) != settings["nats"]
+        told += [("context", "context"), ("creds", "creds"), *([] if secret else [("nats", "nats")])]
+    values = settings.values
+    return "".join(f" --{flag} {shlex.quote(values[name].text)}" for flag, name in told if values[name].rank == FLAG)
 
 
 async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:
@@ -51,7 +61,7 @@ async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:
     from sawyer.node.registration import NodeIdentity, register
 
     async with connected(settings, f"register {settings['node']}", pin=True, vkey=vkey) as (bus, network):
-        file = settings.home.key(settings["node"])
+        file = settings.home.node_key(settings["node"])
         me = NodeIdentity.open(NodeId(settings["node"]), HostId(settings["host"]), file)
         known = await register(bus, NetworkId(network.network), me, device_name(CPU))
     return {

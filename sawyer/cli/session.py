@@ -5,6 +5,7 @@ Owns the one check of who answers. Commands that ask anything go through here.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from sawyer.bus.protocol import Bus
 from sawyer.cli.output import say
 from sawyer.client.aio import AsyncClient
 from sawyer.client.door import check_pinned, pin_of
+from sawyer.contexts import NatsTarget
 from sawyer.errors import NobodyServes, ServerUnreachable, UnknownModel, UsageError, VerificationError
 from sawyer.home import Home
 from sawyer.identity.keys import Key, load
 from sawyer.ids import AccountId
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
 from sawyer.schemas.messages import NetworkReply
-from sawyer.settings import DEFAULT, Settings
+from sawyer.settings import DEFAULT, FLAG, Settings
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ async def checked_network(bus: Bus, home: Home, *, pin: bool = False, vkey: str 
         say(f"{home.path} now belongs to network {network.network} ({network.mode}), whose ledger signs with")
         say(f"  {network.ledger_vkey}")
         say(f"and whose operator is {network.operator}.")
-        say("Nobody vouched for it: compare it with what the operator publishes. This home trusts no other now.")
+        if vkey:
+            say("Its key is the one that you gave. Compare the operator, too. This home trusts no other now.")
+        else:
+            say("Nobody vouched for it: compare it with what the operator publishes. This home trusts no other now.")
     return network
 
 
@@ -94,9 +99,55 @@ async def connected(
             raise NobodyServes(
                 f"no bookkeeper answers at {url}: there is no network", hint=_where(settings.where_nats()[1])
             ) from error
-        if pin and settings.values["nats"].rank < DEFAULT and not settings["creds"]:
-            settings.home.write_joined(url)
+        if pin:
+            _remember(settings)
         yield bus, network
+
+
+def found_again(settings: Settings) -> bool:
+    """Whether a command that is told nothing but the home gets to the same server, as the same user."""
+    home = settings.values["home"]
+    try:
+        fresh = Settings.load(home=home.text if home.rank == FLAG else None).where_nats()[0]
+    except UsageError:
+        return False
+    return fresh == settings.where_nats()[0]
+
+
+def _remember(settings: Settings) -> None:
+    """Keep the address in the home if that alone is enough to come back, and holds no secret; else say what is."""
+    target, nats, context = settings.where_nats()[0], settings.values["nats"], settings.context()
+    by_address = context is None or context.rank > nats.rank
+    if by_address and nats.rank < DEFAULT and not target.proves:
+        settings.home.write_joined(target.url)
+    if found_again(settings):
+        return
+    if target.proves and by_address:
+        say(f"{settings.home.path} does not keep how to come back: that takes {target.credential}. Make a context:")
+        say(f"  sawyer context add NAME {_told_anew(target)} --select{_home_flag(settings)}")
+    elif by_address and context is not None:
+        say(f"Other commands use the context {context.text}. Name this address each time, or give that up:")
+        say(f"  sawyer context select -{_home_flag(settings)}")
+    elif context is not None:
+        say(f"Other commands find this network with --context {context.text}, or from now on without it:")
+        say(f"  sawyer context select {shlex.quote(context.text)}{_home_flag(settings)}")
+
+
+def _home_flag(settings: Settings) -> str:
+    """What another command must be told to be in this home; "" if the next one is anyway."""
+    home = settings.values["home"]
+    return f" --home {shlex.quote(home.text)}" if home.rank == FLAG else ""
+
+
+def _told_anew(target: NatsTarget) -> str:
+    """The address and credentials as `sawyer context add` takes them; a secret is asked for there."""
+    bare, how = target.address.replace("***@", ""), ""
+    if target.creds:
+        how = f" --creds {shlex.quote(str(target.creds))}"
+    elif target.address != target.url:
+        proof = target.url.rpartition("@")[0].partition("//")[2]
+        how = " --user USER" if ":" in proof else " --token"
+    return f"--nats {shlex.quote(bare)}{how}"
 
 
 def _where(source: str) -> str:
@@ -117,7 +168,7 @@ async def consumer(settings: Settings) -> AsyncIterator[Consumer]:
 
 def account_key(home: Home, account: str) -> Key:
     """The key of an account that was opened in this home. Raises UsageError if there is none, or no network yet."""
-    path = home.key(account)
+    path = home.account_key(account)
     if home.pin() is None or not path.is_file():
         raise UsageError(
             f"no account {account} was opened in {home.path}",

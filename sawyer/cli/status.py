@@ -74,12 +74,14 @@ async def collect(bus: Bus, home: Home, url: str) -> NetworkStatus:
             raise answer
     told = network if isinstance(network, NetworkReply) else None
     heard = sorted(routers, key=lambda each: (each.router, each.model)) if isinstance(routers, list) else []
-    missing = find_problems(told, heard) if heard else []
+    holder = home.lock_holder()
+    parts = tuple(read_parts(home.path)) if holder is not None else ()
+    missing = find_problems(parts, told if heard else None, heard)
     return NetworkStatus(
         url=url,
         home=str(home.path),
-        holder=home.lock_holder(),
-        parts=tuple(read_parts(home.path)),
+        holder=holder,
+        parts=parts,
         network=told,
         routers=tuple(heard),
         problems=(*problems, *missing),

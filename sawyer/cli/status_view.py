@@ -88,9 +88,15 @@ def tokens_per_second(router: RouterReply) -> float:
     return router.recent_tokens * 1000 / router.recent_ms if router.recent_ms else 0.0
 
 
-def find_problems(network: NetworkReply | None, routers: Sequence[RouterReply]) -> list[str]:
-    """What is missing in what answered."""
-    found = []
+def find_problems(
+    parts: Sequence[PartStatus], network: NetworkReply | None, routers: Sequence[RouterReply]
+) -> list[str]:
+    """What is missing: a part of this home that does not run, one of its nodes that routers do not hear, experts and
+    models that nobody serves. Nodes of others may come and go."""
+    found = [f"{each.name} is {each.state} ({each.last_end})" for each in parts if each.state != "running"]
+    ours = {each.name for each in parts if each.state == "running"}
+    seen = [(each, node_state(each)) for each in merged_nodes(routers) if each.node in ours]
+    found += [f"{each.node} is {state}" for each, state in seen if each.gone or each.silent_ms > SILENT_MS]
     for router in routers:
         if router.missing:
             found.append(f"{router.model}: {router.missing} of {router.experts} experts are served by no node")

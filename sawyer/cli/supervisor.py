@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from sawyer import durable
-from sawyer.errors import SawyerError
 
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 30.0
@@ -29,7 +28,7 @@ class Process(Protocol):
         """Of the process itself."""
 
     async def ready(self) -> None:
-        """Returns when it serves. Raises SawyerError if it ended instead."""
+        """Returns when it serves. Raises if it ended instead."""
 
     async def died(self) -> str:
         """Returns when it has ended: how, in words."""
@@ -59,34 +58,32 @@ class Supervisor:
     def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
         self._file = folder / PARTS_FILE
         self._notice = notice
-        self._kept: list[_Kept] = []
+        self._groups: list[list[_Kept]] = []
 
     @property
     def parts(self) -> list[PartStatus]:
-        return [each.status for each in self._kept]
+        return [each.status for group in self._groups for each in group]
 
     async def __aenter__(self) -> Supervisor:
+        self._file.unlink(missing_ok=True)  # of a supervisor that was killed
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            while self._kept:
-                await self._kept[-1].stop()
-                self._kept.pop()
+            for group in reversed(self._groups):
+                await asyncio.gather(*(each.stop() for each in group))
         finally:
             self._file.unlink(missing_ok=True)
 
-    async def keep(self, name: str, start: Start) -> None:
-        """Start and keep a process; returns when it serves. Raises SawyerError if it never did."""
-        await self.keep_all([(name, start)])
-
-    async def keep_all(self, wanted: list[tuple[str, Start]]) -> None:
-        """As `keep`, all at once."""
-        made = [_Kept(name, start, self._notice, self._changed) for name, start in wanted]
-        self._kept += made
-        for each in made:
+    async def keep(self, *groups: dict[str, Start]) -> None:
+        """Start and keep processes, all at once; returns when they serve. At the end each group is stopped together,
+        the last one first. Raises what the first start of one of them met."""
+        made = [[_Kept(name, start, self._notice, self._changed) for name, start in each.items()] for each in groups]
+        self._groups += made
+        began = [each for group in made for each in group]
+        for each in began:
             each.begin()
-        await asyncio.gather(*(each.first_ready for each in made))
+        await asyncio.gather(*(each.first_ready for each in began))
 
     def _changed(self) -> None:
         rows = [asdict(each) for each in self.parts]
@@ -124,11 +121,11 @@ class _Kept:
             began_s = self._loop.time()
             try:
                 how = await self._once()
-            except SawyerError as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is: told, and tried again)
                 if not self.first_ready.done():
                     self.first_ready.set_exception(error)
                     return
-                how = f"{self.status.name} did not start: {error.message}"
+                how = f"{self.status.name} did not start: {error}"
             if self._loop.time() - began_s > STABLE_S:
                 pause_s = FIRST_PAUSE_S
             self.status.restarts += 1

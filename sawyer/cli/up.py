@@ -7,25 +7,24 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from sawyer.cli import output
-from sawyer.cli.options import AccountOption, FormatOption, HomeOption
-from sawyer.errors import Busy, SawyerError, UsageError
-from sawyer.home import Home
+from sawyer.cli.options import AccountOption, FormatOption, HomeOption, ThreadsOption
+from sawyer.errors import EXIT_FAILED, Busy, SawyerError, UsageError
+from sawyer.home import Home, Running
 from sawyer.model.catalog import DEMO_MODEL
-from sawyer.settings import Settings
+from sawyer.settings import ENV_CONFIG, Settings
 
 MAX_NODES: Final = 8
-UP_TIMEOUT_S: Final = 90.0
-DOWN_TIMEOUT_S: Final = 40.0
+DOWN_TIMEOUT_S: Final = 70.0
+"""Router, nodes, bookkeeper and NATS server are stopped one after the other, 15 s at most each."""
 POLL_S: Final = 0.1
 UP_LOG: Final = "up.log"
-TAIL_LINES: Final = 5
 
 
 def up(
@@ -37,17 +36,26 @@ def up(
     ] = "",
     account: AccountOption = "",
     format: FormatOption = "q4",
+    threads: ThreadsOption = None,
     home: HomeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With -d: print one JSON document.")] = False,
 ) -> None:
     """Keep a network running here until Ctrl-C: NATS server, bookkeeper, router, nodes. Next time its book goes on."""
-    settings = Settings.load(home=home, account=account)
+    settings = Settings.load(home=home, account=account, threads=threads)
     settings.home.create()
-    if detach:
-        _detach(settings.home, _again(model, format, nodes, listen, account, settings.home))
-        return
-    from sawyer.cli.up_run import UpPlan, run
+    if not detach:
+        if as_json:
+            raise UsageError("--json has nothing to print in the foreground", hint="Add -d.")
+        from sawyer.cli.up_run import UpPlan, run
 
-    run(settings.home, UpPlan(model, format, nodes, listen, settings["account"], settings["nats_server"]))
+        run(UpPlan(settings, model, format, nodes, listen))
+        return
+    running = _detach(settings, ["up", model, "--format", format, "--nodes", str(nodes), *_given(listen, settings)])
+    if as_json:
+        output.emit_json({"pid": running.pid, "url": running.url, "home": str(settings.home.path)})
+        return
+    output.say(f"up: process {running.pid}, {running.url}, home {settings.home.path}")
+    output.say("`sawyer status` shows it, `sawyer logs -f` follows it, `sawyer down` ends it")
 
 
 def down(
@@ -55,7 +63,7 @@ def down(
     force: Annotated[bool, typer.Option("--force", help="Kill what does not end in order.")] = False,
 ) -> None:
     """End the network that runs in this home, in order."""
-    place = Settings.load(home=home).home
+    place = Settings.examine(home=home)[0].home  # a mistake in a setting must not keep a network running
     pid = place.lock_holder()
     if pid is None:
         output.say(f"nothing runs in {place.path}")
@@ -80,7 +88,7 @@ def logs(
     """What the parts of this home's network have to say: warnings, and errors with their traces."""
     from sawyer.cli.logs import find_logs, show
 
-    place = Settings.load(home=home).home
+    place = Settings.examine(home=home)[0].home
     found = find_logs(place)
     if part and part not in found:
         known = ", ".join(sorted(found)) or "none yet"
@@ -90,45 +98,49 @@ def logs(
     show({part: found[part]} if part else found, lines=lines, follow=follow)
 
 
-def _again(model: str, format: str, nodes: int, listen: str, account: str, home: Home) -> list[str]:
-    """The command line of the same network in the foreground."""
-    arguments = ["up", model, "--format", format, "--home", str(home.path), "--nodes", str(nodes)]
-    arguments += ["--listen", listen] if listen else []
-    arguments += ["--account", account] if account else []
-    return [sys.executable, "-P", "-m", "sawyer", *arguments]
+def _given(listen: str, settings: Settings) -> list[str]:
+    """What the network in the background must be told again."""
+    told = [("--home", str(settings.home.path)), ("--listen", listen), ("--account", settings["account"])]
+    told.append(("--threads", settings["threads"]))
+    return [word for flag, value in told if value for word in (flag, value)]
 
 
-def _detach(home: Home, command: list[str]) -> None:
-    """Start it in a session of its own; returns when it runs. Raises SawyerError with its last words if it ends."""
+def _detach(settings: Settings, arguments: list[str]) -> Running:
+    """Start it in a session of its own; returns when it runs. If it ends instead, its words are shown, and its exit
+    code is ours. An interrupt ends it, too."""
+    home = settings.home
     holder = home.lock_holder()
     if holder is not None:
         raise Busy(f"process {holder} runs a network in {home.path}", hint="`sawyer status` shows it.")
-    home.logs.mkdir(parents=True, exist_ok=True)
-    log = home.logs / UP_LOG
-    with log.open("ab") as file:
-        start = file.tell()
+    with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-            env=dict(os.environ, PYTHONUNBUFFERED="1"),
+            [sys.executable, "-P", "-m", "sawyer", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True,
+            env=dict(os.environ, **{ENV_CONFIG: str(settings.config_file)}),
         )  # fmt: skip
-    deadline_s = time.monotonic() + UP_TIMEOUT_S
+        try:
+            running = _until_up(home, child)
+        except BaseException:
+            child.terminate()
+            with output.waiting("ending what was started"):
+                child.wait()
+            raise
+        if running is not None:
+            return running
+        words.seek(0)
+        sys.stderr.write(words.read().decode(errors="replace"))
+        raise typer.Exit(child.returncode if child.returncode > 0 else EXIT_FAILED)
+
+
+def _until_up(home: Home, child: subprocess.Popen[bytes]) -> Running | None:
+    """The network that the child runs, or None: it has ended."""
     with output.waiting("starting the network"):
-        while time.monotonic() < deadline_s:
+        while child.poll() is None:
             running = home.running()
             if running is not None and running.pid == child.pid:
-                output.say(f"up: process {child.pid}, {running.url}, home {home.path}")
-                output.say("`sawyer status` shows it, `sawyer logs -f` follows it, `sawyer down` ends it")
-                return
-            if child.poll() is not None:
-                raise SawyerError(f"the network did not start: {_tail(log, start)}", hint=f"The whole log: {log}")
+                return running
             time.sleep(POLL_S)
-    child.terminate()
-    raise SawyerError(f"the network was not up within {UP_TIMEOUT_S:g} s", hint=f"See {log} and `sawyer logs`.")
-
-
-def _tail(log: Path, start: int) -> str:
-    said = log.read_bytes()[start:].decode(errors="replace").splitlines()
-    return " / ".join([line.strip() for line in said if line.strip()][-TAIL_LINES:]) or "it said nothing"
+    return None
 
 
 def _signal(pid: int, what: signal.Signals) -> None:

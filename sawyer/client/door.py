@@ -64,7 +64,7 @@ def identity_of(account: str | None, key: Key | Path | None) -> tuple[AccountId,
     if account is None or key is None:
         settings = Settings.load(account=account)
         account = settings["account"] if account is None else account
-        key = settings.home.key(_checked(account)) if key is None else key
+        key = settings.home.account_key(_checked(account)) if key is None else key
     return _checked(account), key if isinstance(key, Key) else Key.from_file(key)
 
 

@@ -74,43 +74,69 @@ class Answer:
 
 class StopHold:
     """Text up to the first stop string: the one that begins first, the text read as a whole, however it came in pieces.
-    What may still become one is held back, less than the longest stop string, and released when it does not."""
+    What may still become one is held back, less than the longest stop string, and released when it does not. A
+    character is looked at once, however much is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
+        self._searches = [_Search(stop) for stop in stops]
+        self._firsts = frozenset(stop[0] for stop in stops)
         self._held = ""
+        self._begins: int | None = None
         self.found = False
 
     def push(self, piece: str) -> str:
         """The text that is certain after this piece. Nothing after a stop string was found."""
-        if not self._stops or self.found or not piece:
+        if self.found or not self._searches:
             return "" if self.found else piece
+        if not self._held and self._firsts.isdisjoint(piece):
+            return piece
         text = self._held + piece
-        begins, may_begin = self._begin(text), self._may_begin(text)
-        self.found = begins < len(text) and begins <= may_begin
-        certain = min(begins, may_begin)
+        may_begin = len(text)
+        for search in self._searches:
+            ended = search.read(piece)
+            if ended is not None:
+                begins = len(self._held) + ended - len(search.stop)
+                self._begins = begins if self._begins is None else min(begins, self._begins)
+            may_begin = min(may_begin, len(text) - search.matched)
+        self.found = self._begins is not None and self._begins <= may_begin
+        certain = may_begin if self._begins is None else min(self._begins, may_begin)
         self._held = "" if self.found else text[certain:]
+        self._begins = None if self._begins is None else self._begins - certain
         return text[:certain]
 
     def flush(self) -> str:
         """What was held back: the text ends here, and cannot become a stop string any more."""
         text, self._held = self._held, ""
-        begins = self._begin(text)
-        self.found = self.found or begins < len(text)
-        return text[:begins]
+        self.found = self.found or self._begins is not None
+        return text[: self._begins]
 
-    def _begin(self, text: str) -> int:
-        """Where the first whole stop string begins; the text's length if there is none."""
-        return min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=len(text))
 
-    def _may_begin(self, text: str) -> int:
-        """Where the text's end may be the beginning of a stop string, at the earliest; its length if nowhere."""
-        return min(
-            (
-                at
-                for stop in self._stops
-                for at in range(max(0, len(text) - len(stop) + 1), len(text))
-                if stop.startswith(text[at:])
-            ),
-            default=len(text),
-        )
+class _Search:
+    """One stop string sought in text that comes in pieces, without looking back (Knuth, Morris and Pratt). `matched`:
+    so many of its first characters, not all, are the last of the text."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.matched = 0
+        self._shorter = [0]  # after so many characters matched (less one): the next shorter match that ends there too
+        matched = 0
+        for char in stop[1:]:
+            while matched and stop[matched] != char:
+                matched = self._shorter[matched - 1]
+            matched += stop[matched] == char
+            self._shorter.append(matched)
+
+    def read(self, piece: str) -> int | None:
+        """Where in this piece the first whole stop string ends, if one does."""
+        stop, shorter, matched, ended = self.stop, self._shorter, self.matched, None
+        if not matched and stop[0] not in piece:
+            return None
+        for at, char in enumerate(piece, 1):
+            while matched and stop[matched] != char:
+                matched = shorter[matched - 1]
+            matched += stop[matched] == char
+            if matched == len(stop):
+                ended = at if ended is None else ended
+                matched = shorter[matched - 1]
+        self.matched = matched
+        return ended

@@ -1,7 +1,8 @@
 """The experts that this process hosts: verified, loaded, ready to run.
 
-Row exactness: the answer for a row does not depend on the rows it travels with, bit for bit. So joined batches, hedges
-and fallbacks change nothing. Some kernels take another path for a single row: there a lone row runs as two.
+Row exactness: on the CPU the answer for a row does not depend on the rows it travels with, bit for bit; so joined
+runs, hedges and fallbacks change nothing. Some kernels take another path for a single row: there a lone row runs as
+two. On CUDA, whose libraries choose kernels by the number of rows, nothing is promised, and `row_exact` says so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ EXACT: Final = 0
 
 
 class ExpertPool:
-    """Sessions of the hosted experts. Immutable after loading; `run` may be called from any thread."""
+    """Sessions of the hosted experts. Immutable after loading; `run` may be called from any thread. `row_exact`: the
+    answer for a row does not depend on the rows beside it."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class ExpertPool:
         self._sessions = {pair: Session(graph, artifacts.read_expert(*pair), device=device) for pair in self.hosted}
         self.provider = running_provider(self._sessions[self.hosted[0]])
         exact_kernel = artifacts.manifest.format == "f32" or accuracy_level == FAST
+        self.row_exact = self.provider == CPU
         self._pairs_lone_rows = self.provider != CPU or not exact_kernel
 
     def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -90,8 +90,10 @@ def running_provider(session: Session) -> str:
 
 
 def device_name(provider: str) -> str:
-    """The name of the processor behind a provider, for people: "AMD EPYC 7763", "NVIDIA H100"."""
-    return _gpu_name() if provider == CUDA else _cpu_name()
+    """The name of the processor behind a provider, for people: "AMD EPYC 7763", "NVIDIA H100"; as a node may say it,
+    printable and short."""
+    name = _gpu_name() if provider == CUDA else _cpu_name()
+    return "".join(each if " " <= each <= "~" else "?" for each in name)[:128]
 
 
 def _providers(device: Device) -> list[str]:

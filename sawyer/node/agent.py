@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sawyer.bus.calls import ask, read
+from sawyer.bus.calls import read
 from sawyer.bus.discovery import NODE, About, Discovery, Endpoint
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Service
@@ -22,12 +22,13 @@ from sawyer.engine.experts import ExpertPool
 from sawyer.engine.session import Device, device_name
 from sawyer.errors import ClockWrong, SawyerError, UnknownModel
 from sawyer.identity.envelope import sign
-from sawyer.ids import ModelId, NetworkId
+from sawyer.ids import HostId, ModelId, NetworkId
 from sawyer.model.artifacts import Artifacts
 from sawyer.node.capability import Speed, WayKeeper, measure_speed, measure_way
 from sawyer.node.health import Health, memory_mb
 from sawyer.node.hosting import pairs
 from sawyer.node.namesake import Instance, Namesakes
+from sawyer.node.network_time import NetworkTime
 from sawyer.node.receipts import ReceiptLog
 from sawyer.node.registration import NodeIdentity, register
 from sawyer.node.serving import ServedModel, Serving
@@ -40,7 +41,6 @@ from sawyer.schemas.messages import (
     Heartbeat,
     HostedLayer,
     HostedModel,
-    NetworkReply,
     Vitals,
 )
 
@@ -48,6 +48,8 @@ MAX_CLOCK_ERROR_MS: Final = 5 * 60 * 1000
 HEARTBEAT_EVERY_S: Final = 1.0
 HEARTBEAT_PAUSE_S: Final = 0.1
 """However often the roll is called."""
+TIME_EVERY_S: Final = 60.0
+"""How often the bookkeeper is asked for the time."""
 DRAIN_TIMEOUT_S: Final = 10.0
 FINISH_LIMIT: Final = 1024
 
@@ -83,28 +85,31 @@ class NodeAgent:
         self._called = asyncio.Event()
         self._beats = 0
         self._instance = secrets.token_hex(16)
-        self._started_ms = clock.now_ms()
+        self._time = NetworkTime()
+        self._started_ms: int
+        self._host = me.host
         self._model = ModelId(hosting.artifacts.manifest.model)
-        self._way = WayKeeper(lambda: measure_way(bus, self._model), lambda: self._serving.queue > 0)
+        self._way = WayKeeper(lambda: measure_way(bus, self._model, lambda: self._serving.queue > 0))
         self._speed = Speed(0, 0)
         self._serving: Serving
 
     @property
     def summary(self) -> str:
-        """What it serves, and where; once it serves."""
+        """What it serves, where, and who is paid; once it serves."""
         manifest, threads = self._hosting.artifacts.manifest, self._hosting.threads
         experts = len(pairs(self._hosting.layers))
         where = self._serving.provider.removesuffix("ExecutionProvider")
         return (
             f"{self._me.node} serves {experts} expert{'s' * (experts != 1)} of {manifest.model} ({manifest.format}) "
-            f"on {where}, {threads} thread{'s' * (threads != 1)}"
+            f"on {where}, {threads} thread{'s' * (threads != 1)}, for {self._host}"
         )
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Before anything is served, raises WrongManifest or UnknownModel if the network publishes other weights,
         ClockWrong if this machine's clock is far off, NameTaken if another process serves under this name. If one shows
-        later that started earlier, ends with NameTaken."""
-        network = await ask(self._bus, "network", NetworkReply)
+        later that started earlier, ends with NameTaken. Ends with a SawyerError if a task that it needs dies."""
+        network, self._started_ms = await self._time.ask(self._bus)
+        self._time.take(network.now_ms)
         network.check_published(self._model, self._hosting.artifacts.digest)
         check_clock(self._clock.now_ms(), network.now_ms)
         instance = Instance(network.network, self._me.node, self._me.key.id, self._instance, self._started_ms)
@@ -113,7 +118,8 @@ class NodeAgent:
         try:
             await namesakes.refuse_second()
             pool = await asyncio.to_thread(self._load)
-            await register(self._bus, NetworkId(network.network), self._me, device_name(pool.provider))
+            known = await register(self._bus, NetworkId(network.network), self._me, device_name(pool.provider))
+            self._host = HostId(known.host)
             await self._serve(network.network, pool, namesakes, started)
         finally:
             await namesakes.stop()
@@ -151,19 +157,25 @@ class NodeAgent:
             stack.push_async_callback(called.unsubscribe)
             await self._send_heartbeat(network)
             await self._bus.flush()
-            beside = [asyncio.create_task(self._beat(network)), asyncio.create_task(self._way.run())]
+            beside = [
+                asyncio.create_task(self._beat(network), name="what sends heartbeats"),
+                asyncio.create_task(self._way.run(), name="what measures the way"),
+                asyncio.create_task(self._keep_time(), name="what keeps the time"),
+            ]
             stack.push_async_callback(_end, beside)
             started()
-            await self._until_stopped(namesakes)
+            await self._until_stopped(namesakes, [*beside, self._serving.worker])
             await self._drain(network)
 
-    async def _until_stopped(self, namesakes: Namesakes) -> None:
+    async def _until_stopped(self, namesakes: Namesakes, needed: Sequence[asyncio.Task[None]]) -> None:
+        """Raises what ended a task that we need: without it we would beat and serve nobody, or serve unseen."""
         stopping = asyncio.create_task(self._stopping.wait())
-        second = asyncio.create_task(namesakes.refuse_later())
+        second = asyncio.create_task(namesakes.refuse_later(), name="what watches over the name")
         try:
-            await asyncio.wait({stopping, second}, return_when=asyncio.FIRST_COMPLETED)
-            if second.done():
-                second.result()
+            await asyncio.wait({stopping, second, *needed}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (second, *needed):
+                if task.done():
+                    raise _why_ended(task)
         finally:
             await _end([stopping, second])
 
@@ -178,7 +190,7 @@ class NodeAgent:
             {
                 "model": manifest.model,
                 "format": manifest.format,
-                "host": self._me.host,
+                "host": self._host,
                 "provider": pool.provider,
                 "instance": self._instance,
             },
@@ -203,6 +215,17 @@ class NodeAgent:
             await self._send_heartbeat(network)
             await asyncio.sleep(HEARTBEAT_PAUSE_S)
 
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(TIME_EVERY_S)
+            try:
+                told, _ = await self._time.ask(self._bus)
+                check_clock(self._clock.now_ms(), told.now_ms)
+            except SawyerError as error:
+                log.debug("the time stays as it is: %s", error)
+            else:
+                self._time.take(told.now_ms)
+
     async def _send_heartbeat(self, network: str) -> None:
         self._beats += 1
         signed = sign(self._heartbeat(network), HEARTBEAT_KIND, self._me.node, self._me.key)
@@ -224,7 +247,7 @@ class NodeAgent:
         return Heartbeat(
             network=network,
             node=self._me.node,
-            at_ms=self._clock.now_ms(),
+            at_ms=self._time.now_ms(),
             beat=self._beats,
             instance=self._instance,
             started_ms=self._started_ms,
@@ -279,6 +302,16 @@ def check_clock(here_ms: int, bookkeeper_ms: int) -> None:
             f"this machine's clock ({iso(here_ms)}) is {timedelta(seconds=abs(ahead_ms) // 1000)} {direction} the "
             f"bookkeeper's ({iso(bookkeeper_ms)})"
         )
+
+
+def _why_ended(task: asyncio.Task[None]) -> SawyerError:
+    """Of a task that should not have ended; what is no typed error is told in the log."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, SawyerError):
+        return error
+    log.error("%s ended", task.get_name(), exc_info=error)
+    how = "was cancelled" if task.cancelled() else f"ended ({type(error).__name__})"
+    return SawyerError(f"{task.get_name()} {how}: the node cannot go on", hint="Start it again; its log has more.")
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -1,14 +1,14 @@
 """Which rows run next, and running them: waiting rows of one expert, of whatever request, are joined into one run of
 ONNX Runtime. Owns the line in which requests wait; knows no bus and no receipts.
 
-Nobody waits for others to come: only what is waiting already is joined. Whether rows travel alone or joined changes no
-bit of their answer (engine/experts.py), so a run may be filled up, and a huge request may be cut into turns.
+Nobody waits for others to come: only what is waiting already is joined. Where the answer for a row does not depend on
+its company (ExpertPool.row_exact: on the CPU) that changes no bit; elsewhere nothing is joined. A huge request is cut
+into turns everywhere.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,12 +21,15 @@ from sawyer.errors import Busy, MalformedMessage, NoAnswer, SawyerError
 from sawyer.schemas.tensors import ActivationRequest, Rows
 
 ROWS_A_TURN: Final = 512
-"""After so many rows (summed over experts) a request that has more goes to the end of the line."""
+"""After so many rows (summed over experts) a request that has more goes to the end of the line. At most as many rows of
+others ride along."""
 ROWS_A_RUN: Final = 256
 """Rows of one request in one run of ONNX Runtime."""
 JOINED_ROWS: Final = 32
 """A run of fewer rows is filled up with waiting rows of others to so many: that far, a row joined costs less than a row
 alone, and who was first waits little longer."""
+PASSED_OVER: Final = 4
+"""Waiting blocks that are too big for what room a run has left, before it runs as it is: choosing must cost little."""
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,6 @@ class Job:
     _left: int = field(init=False)
     _inputs: list[Rows | None] = field(init=False)
     _outputs: list[list[FloatRows]] = field(init=False)
-    _where: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         work = self.request.work
@@ -70,12 +72,6 @@ class Job:
     def ended(self) -> bool:
         """Every row ran, or none of the rest will."""
         return not self._left or self.error is not None
-
-    def entry_of(self, expert: int) -> int | None:
-        """Where in its work an expert stands."""
-        if not self._where:  # most jobs are never asked
-            self._where = {named: at for at, (named, _) in enumerate(self.request.work)}
-        return self._where.get(expert)
 
     def inputs(self) -> list[Rows]:
         """[n, H] of each expert as they came, in the order of the request's work."""
@@ -135,11 +131,15 @@ class Run(NamedTuple):
 
 
 class Line:
-    """Jobs in the order they came, at most `limit`."""
+    """Jobs in the order they came, at most `limit`. `joins`: a turn may hold rows of those behind the first."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, joins: bool = True) -> None:
         self._limit = limit
-        self._jobs: deque[Job] = deque()
+        self._joins = joins
+        self._jobs: dict[Job, None] = {}
+        self._blocks: dict[tuple[int, int], dict[Job, int]] = {}
+        """By layer and expert: who in line, but the first, has a block that a run could be filled up with, and where in
+        its work. Kept as jobs come and go, because looking for them would cost milliseconds a turn in a long line."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -148,25 +148,73 @@ class Line:
         """Raises Busy if the line is full."""
         if len(self._jobs) >= self._limit:
             raise Busy(f"{self._limit} activation requests are waiting already")
-        self._jobs.append(job)
+        self._append(job)
 
     def next_turn(self) -> list[Run]:
-        """Takes the first job out of a line that is not empty: its next runs, filled up with rows of those behind it.
-        Hand it to `settle` when it ran."""
-        first = self._jobs.popleft()
-        return plan([first, *self._jobs])
+        """Takes the first job out of a line that is not empty: its next runs, filled up with whole blocks of those
+        behind it, in their order. Hand it to `settle` when it ran, with nothing between but `add`."""
+        first = next(iter(self._jobs))
+        self._remove(first)
+        layer, room, others_room, runs = first.request.layer, ROWS_A_TURN, ROWS_A_TURN, []
+        for at, (expert, indices) in enumerate(first.request.work):
+            start = first.done[at]
+            while room and start < len(indices):
+                end = min(len(indices), start + ROWS_A_RUN, start + room)
+                joined = self._take_joined(layer, expert, min(JOINED_ROWS - (end - start), others_room))
+                runs.append(Run(layer, expert, (Piece(first, at, start, end), *joined)))
+                room -= end - start
+                others_room -= sum([piece.end - piece.start for piece in joined])
+                start = end
+        return runs
 
     def settle(self, turn: Sequence[Run]) -> list[Job]:
         """After a turn: the jobs that ended are returned, in their order; a first job that has more to do goes to the
         end of the line."""
         first = turn[0].pieces[0].job
         ended = [job for job in jobs_of(turn) if job.ended]
-        if any(job is not first for job in ended):
-            gone = set(ended)
-            self._jobs = deque(job for job in self._jobs if job not in gone)
+        for job in ended:
+            if job is not first:
+                self._remove(job)
         if not first.ended:
-            self._jobs.append(first)
+            self._append(first)
         return ended
+
+    def _append(self, job: Job) -> None:
+        if self._jobs and self._joins:  # who is the first of all is never joined to another
+            layer = job.request.layer
+            for at, (expert, indices) in enumerate(job.request.work):
+                if 0 < len(indices) - job.done[at] < JOINED_ROWS:
+                    self._blocks.setdefault((layer, expert), {})[job] = at
+        self._jobs[job] = None
+
+    def _remove(self, job: Job) -> None:
+        del self._jobs[job]
+        if self._blocks:
+            for expert, _ in job.request.work:
+                self._forget((job.request.layer, expert), job)
+
+    def _forget(self, of: tuple[int, int], job: Job) -> None:
+        blocks = self._blocks.get(of)
+        if blocks is not None and blocks.pop(job, None) is not None and not blocks:
+            del self._blocks[of]
+
+    def _take_joined(self, layer: int, expert: int, room: int) -> list[Piece]:
+        blocks = self._blocks.get((layer, expert))
+        if blocks is None or room <= 0:
+            return []
+        pieces, passed_over = list[Piece](), 0
+        for job, at in blocks.items():
+            start, end = job.done[at], len(job.request.work[at][1])
+            if end - start <= room:
+                pieces.append(Piece(job, at, start, end))
+                room -= end - start
+            else:
+                passed_over += 1
+            if not room or passed_over == PASSED_OVER:
+                break
+        for piece in pieces:
+            self._forget((layer, expert), piece.job)
+        return pieces
 
 
 def jobs_of(turn: Sequence[Run]) -> list[Job]:
@@ -174,59 +222,36 @@ def jobs_of(turn: Sequence[Run]) -> list[Job]:
     return list(dict.fromkeys([piece.job for run in turn for piece in run.pieces]))
 
 
-def plan(jobs: Sequence[Job]) -> list[Run]:
-    """The first job's next rows, at most ROWS_A_TURN; a run of few rows is filled up with whole blocks of the others
-    for that expert, in their order. Pure."""
-    first, others = jobs[0], jobs[1:]
-    layer, room, runs = first.request.layer, ROWS_A_TURN, []
-    for at, (expert, indices) in enumerate(first.request.work):
-        start = first.done[at]
-        while room and start < len(indices):
-            end = min(len(indices), start + ROWS_A_RUN, start + room)
-            joined = _joined(others, layer, expert, JOINED_ROWS - (end - start)) if others else ()
-            runs.append(Run(layer, expert, (Piece(first, at, start, end), *joined)))
-            room -= end - start
-            start = end
-    return runs
-
-
-def _joined(others: Sequence[Job], layer: int, expert: int, room: int) -> list[Piece]:
-    pieces = []
-    for job in others:
-        if room <= 0:
-            break
-        at = job.entry_of(expert) if job.request.layer == layer else None
-        if at is None:
-            continue
-        start, end = job.done[at], len(job.request.work[at][1])
-        if 0 < end - start <= room:
-            pieces.append(Piece(job, at, start, end))
-            room -= end - start
-    return pieces
-
-
 def work(experts: Experts, turn: Sequence[Run]) -> tuple[int, int]:
-    """Run a turn; every job keeps its own output, or its own error. Blocking. Returns how many rows ran, in how many
-    runs."""
+    """Run a turn; every job keeps its own output, or its own error. Blocking. Returns how many rows were computed, in
+    how many runs."""
     rows = runs = 0
     for run in turn:
         started_s = perf_counter()
         for piece in run.pieces:
             if not piece.job.begun_s:
-                piece.job.begin(started_s)
+                _begin(piece.job, started_s)
         pieces = [piece for piece in run.pieces if piece.job.error is None]
         if pieces:
             runs += _run(experts, run.layer, run.expert, pieces)
             took_s = perf_counter() - started_s
             for piece in pieces:
-                rows += piece.end - piece.start
                 piece.job.busy_s += took_s
+                if piece.job.error is None:
+                    rows += piece.end - piece.start
     return rows, runs
 
 
-def _run(experts: Experts, layer: int, expert: int, pieces: list[Piece]) -> int:
-    rows = [piece.rows() for piece in pieces]
+def _begin(job: Job, now_s: float) -> None:
     try:
+        job.begin(now_s)
+    except Exception as error:  # noqa: BLE001  (no memory for the check: told to whoever asked)
+        job.error = typed(error)
+
+
+def _run(experts: Experts, layer: int, expert: int, pieces: list[Piece]) -> int:
+    try:
+        rows = [piece.rows() for piece in pieces]
         outputs = experts.run(layer, expert, rows[0] if len(rows) == 1 else np.concatenate(rows))
     except Exception as error:  # noqa: BLE001  (told to whoever asked, and in the log)
         if len(pieces) > 1:  # it may be the rows of one: then the others must not suffer

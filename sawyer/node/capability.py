@@ -16,7 +16,7 @@ import numpy as np
 
 from sawyer.bus.protocol import Bus
 from sawyer.engine.experts import ExpertPool
-from sawyer.errors import SawyerError
+from sawyer.errors import Busy, SawyerError
 from sawyer.ids import ModelId
 from sawyer.schemas import subjects
 
@@ -30,6 +30,8 @@ PING_BYTES: Final = 64
 BODIES_BYTES: Final = (16 * 1024, 256 * 1024)
 """The small one first: on a narrow line the big one would hold up answers, and is not sent."""
 NARROW_S: Final = 0.05
+"""A body that would take longer, as far as the one before it tells, is not sent. The waiting for a far router is not
+counted: it holds up nobody."""
 ECHO_TIMEOUT_S: Final = 2.0
 WAY_EVERY_S: Final = 60.0
 WAY_RETRY_S: Final = 5.0
@@ -74,17 +76,26 @@ def _median_s(run: Callable[[], object]) -> float:
     return median(took_s[1:] or took_s)
 
 
-async def measure_way(bus: Bus, model: ModelId) -> Way:
-    """Small messages to a router of the model and back, then bigger ones. Raises SawyerError (NobodyServes, NoAnswer, a
-    router that does not echo)."""
-    trip_s = median([await _echo_s(bus, model, PING_BYTES) for _ in range(PINGS)])
-    rate = 0.0
+async def measure_way(bus: Bus, model: ModelId, busy: Callable[[], bool] = lambda: False) -> Way:
+    """Small messages to a router of the model and back, then bigger ones; none while `busy`. Raises SawyerError
+    (NobodyServes, NoAnswer, a router that does not echo, Busy if nothing could be measured)."""
+    trips_s = list[float]()
+    for _ in range(PINGS):
+        _refuse_if(busy)
+        trips_s.append(await _echo_s(bus, model, PING_BYTES))
+    trip_s, rate = median(trips_s), 0.0
     for size in BODIES_BYTES:
+        if rate and (busy() or 2 * size / rate > NARROW_S):
+            break
+        _refuse_if(busy)
         took_s = await _echo_s(bus, model, size)
         rate = 2 * size / max(took_s - trip_s, 0.1 * took_s)
-        if took_s > NARROW_S:
-            break
     return Way(max(1, round(trip_s * 1e6)), max(1, int(rate / 1000)))
+
+
+def _refuse_if(busy: Callable[[], bool]) -> None:
+    if busy():
+        raise Busy("requests wait: the way is measured later")
 
 
 async def _echo_s(bus: Bus, model: ModelId, size: int) -> float:
@@ -98,19 +109,17 @@ async def _echo_s(bus: Bus, model: ModelId, size: int) -> float:
 
 
 class WayKeeper:
-    """Measures the way again and again, beside the serving: never while requests wait."""
+    """Measures the way again and again, beside the serving."""
 
-    def __init__(self, measure: Callable[[], Awaitable[Way]], busy: Callable[[], bool]) -> None:
+    def __init__(self, measure: Callable[[], Awaitable[Way]]) -> None:
         self._measure = measure
-        self._busy = busy
         self.way = Way()
 
     async def run(self) -> None:
         """Until cancelled. What cannot be measured stays as it was."""
         while True:
-            if not self._busy():
-                try:
-                    self.way = await self._measure()
-                except SawyerError as error:
-                    log.debug("the way to a router is not measured: %s", error)
+            try:
+                self.way = await self._measure()
+            except SawyerError as error:
+                log.debug("the way to a router is not measured: %s", error)
             await asyncio.sleep(WAY_EVERY_S if self.way.round_trip_us else WAY_RETRY_S)

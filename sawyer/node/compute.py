@@ -6,6 +6,7 @@ A ThreadPoolExecutor does the same with two more locks and a second future: 10 u
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -13,6 +14,8 @@ from threading import Thread
 from typing import Any, Final, Generic, TypeVar
 
 JOIN_TIMEOUT_S: Final = 5.0
+EXIT_TIMEOUT_S: Final = 60.0
+"""At the end of the program: a thread that is inside ONNX Runtime while the interpreter is taken down would crash."""
 
 ResultT = TypeVar("ResultT")
 
@@ -24,6 +27,7 @@ class ComputeThread(Generic[ResultT]):
         self._todo: SimpleQueue[tuple[Callable[[], ResultT], asyncio.Future[ResultT]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        atexit.register(self._end, EXIT_TIMEOUT_S)
 
     async def do(self, work: Callable[[], ResultT]) -> ResultT:
         """What `work` returns or raises. Not after `stop`."""
@@ -31,10 +35,15 @@ class ComputeThread(Generic[ResultT]):
         self._todo.put((work, future))
         return await future
 
-    def stop(self) -> None:
-        """End the thread after the work it has; waits JOIN_TIMEOUT_S at most. Idempotent."""
+    async def stop(self) -> None:
+        """End the thread after the work it has; waits JOIN_TIMEOUT_S at most, and the loop goes on. Idempotent."""
+        await asyncio.to_thread(self._end, JOIN_TIMEOUT_S)
+        if not self._thread.is_alive():
+            atexit.unregister(self._end)
+
+    def _end(self, patience_s: float) -> None:
         self._todo.put(None)
-        self._thread.join(JOIN_TIMEOUT_S)
+        self._thread.join(patience_s)
 
     def _run(self) -> None:
         while (asked := self._todo.get()) is not None:

@@ -2,7 +2,8 @@
 two chains of receipts, of which the ledger refuses one: the one that came later ends.
 
 Whoever serves answers discovery under the node's name, so a newcomer asks. Anybody could answer that; only heartbeats
-signed with our own key, sent after we started, prove that the key is at work elsewhere.
+signed with our own key, sent after we started, prove that the key is at work elsewhere. What came first is told by the
+bookkeeper's clock (network_time.py): those of two machines may be minutes apart.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sawyer.clock import iso
 from sawyer.errors import NameTaken, NoAnswer, NobodyServes, SawyerError
 from sawyer.identity.envelope import check_signed
 from sawyer.ids import KeyId, NodeId
+from sawyer.node.sparse import SparseWarnings
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat
 from sawyer.schemas.signed import Signed
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Instance:
-    """This process: its node's name and key, what it drew when it started, and when that was."""
+    """This process: its node's name and key, what it drew when it started, and when that was, in the bookkeeper's time:
+    no heartbeat that was sent before is later than `started_ms`."""
 
     network: str
     node: NodeId
@@ -52,6 +55,7 @@ class Namesakes:
         self._me = me
         self._beats: asyncio.Queue[Message] = asyncio.Queue(BEATS_LIMIT)
         self._subscription: Subscription | None = None
+        self._unproven = SparseWarnings(log)
 
     async def start(self) -> None:
         self._subscription = await self._bus.subscribe(subjects.heartbeat(self._me.node), self._enqueue)
@@ -91,7 +95,7 @@ class Namesakes:
             try:
                 beat = await asyncio.to_thread(self._proven, message.data)
             except SawyerError as error:
-                log.warning("a heartbeat in our name is not by our key: %s", error)
+                self._unproven.warning("a heartbeat in our name is not by our key: %s", error)
                 continue
             if beat is not None:
                 return beat
@@ -105,7 +109,10 @@ class Namesakes:
         return beat if ours and fresh and beat.instance != me.id else None
 
     def _enqueue(self, message: Message) -> None:
-        if self._me.id.encode() in message.data or len(message.data) > MAX_HEARTBEAT_BYTES:
+        if len(message.data) > MAX_HEARTBEAT_BYTES or self._me.id.encode() in message.data:
+            return
+        if self._me.key.encode() not in message.data:  # costs nothing, and keeps others' out of the queue
+            self._unproven.warning("a heartbeat in our name does not name our key")
             return
         with contextlib.suppress(asyncio.QueueFull):  # the next one comes in a second
             self._beats.put_nowait(message)

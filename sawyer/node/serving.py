@@ -4,7 +4,6 @@ which rows next)."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from dataclasses import dataclass
@@ -24,10 +23,13 @@ from sawyer.node.batching import Job, Line, Run, jobs_of, typed, work
 from sawyer.node.compute import ComputeThread
 from sawyer.node.health import Health
 from sawyer.node.receipts import Block, ReceiptLog
+from sawyer.node.sparse import SparseWarnings
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.tensors import ActivationReply, ActivationRequest, block_leaf
 
 QUEUE_LIMIT: Final = 256
+REFUSALS_LIMIT: Final = 1024
+"""Refusals that are on their way out; who is refused beyond that is not told."""
 MAX_REPLY_BYTES: Final = MAX_PAYLOAD_BYTES - 16 * 1024
 """Of rows; header and table of a reply take less than the rest."""
 F16_MAX: Final = float(np.finfo(np.float16).max)
@@ -60,13 +62,20 @@ class Serving:
         self._receipts = receipts
         self._health = health
         self._hosted = frozenset(served.pool.hosted)
-        self._line = Line(QUEUE_LIMIT)
+        self._line = Line(QUEUE_LIMIT, joins=served.pool.row_exact)
         self._wake = asyncio.Event()
         self._ending = False
         self._compute = ComputeThread[dict[Job, bytes]]("experts")
         self._subscription: Subscription | None = None
         self._worker: asyncio.Task[None] | None = None
-        self._replies: set[asyncio.Task[None]] = set()
+        self._refusals: set[asyncio.Task[None]] = set()
+        self._refused = SparseWarnings(log)
+
+    @property
+    def worker(self) -> asyncio.Task[None]:
+        """What answers: it ends with `stop`, and if it ends before, nobody is answered any more. Only after `start`."""
+        assert self._worker is not None
+        return self._worker
 
     @property
     def provider(self) -> str:
@@ -79,7 +88,7 @@ class Serving:
         return len(self._line)
 
     async def start(self) -> None:
-        self._worker = asyncio.create_task(self._work())
+        self._worker = asyncio.create_task(self._work(), name="what runs the experts")
         self._subscription = await self._bus.subscribe(
             subjects.experts_of(self._node, self._served.model), self._enqueue
         )
@@ -92,8 +101,8 @@ class Serving:
         self._wake.set()
         if self._worker is not None:
             await self._worker
-        await asyncio.gather(*self._replies)
-        self._compute.stop()
+        await asyncio.gather(*self._refusals)
+        await self._compute.stop()
 
     async def close(self) -> None:
         """End at once: what waits is not answered. Nothing is left to do after `stop`."""
@@ -101,9 +110,8 @@ class Serving:
             await self._subscription.unsubscribe()
         if self._worker is not None:
             self._worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
-        self._compute.stop()
+            await asyncio.gather(self._worker, return_exceptions=True)  # what it died of is told by who watches it
+        await self._compute.stop()
 
     def _enqueue(self, message: Message) -> None:
         if not message.reply:
@@ -115,7 +123,12 @@ class Serving:
             _check_size(job.row_count, job.row_count * self._served.hidden * (4 if _wide(request) else 2))
             self._line.add(job)
         except SawyerError as error:
-            self._refuse(error, *_named_in(message.data), message.reply)
+            self._count_refusal(error)
+            if len(self._refusals) < REFUSALS_LIMIT:
+                refusal = tensors.encode_error(error, *_named_in(message.data))
+                task = asyncio.get_running_loop().create_task(self._send(message.reply, refusal))
+                self._refusals.add(task)
+                task.add_done_callback(self._refusals.discard)
         else:
             self._wake.set()
 
@@ -131,14 +144,9 @@ class Serving:
         if missing:
             raise UnknownExpert(f"layer {request.layer}: this node does not serve expert {missing[0]}")
 
-    def _refuse(self, error: SawyerError, request: RequestId, sequence: int, reply_to: str) -> None:
+    def _count_refusal(self, error: SawyerError) -> None:
         self._health.refuse(error)
-        log.warning("refused an activation: %s", error)
-        task = asyncio.get_running_loop().create_task(
-            self._send(reply_to, tensors.encode_error(error, request, sequence))
-        )
-        self._replies.add(task)
-        task.add_done_callback(self._replies.discard)
+        self._refused.warning("refused an activation: %s", error)
 
     async def _work(self) -> None:
         while True:
@@ -152,14 +160,21 @@ class Serving:
             try:
                 replies = await self._compute.do(partial(self._run, turn))
             except Exception as error:  # noqa: BLE001  (whatever it is: those behind must be served)
-                for run in turn:
-                    run.pieces[0].job.error = typed(error)
+                told = typed(error)
+                for job in jobs_of(turn):
+                    job.error = job.error or told
             for job in self._line.settle(turn):
-                if job.error is not None:
-                    self._refuse(job.error, job.request.request, job.request.sequence, job.reply_to)
-                    continue
-                await self._send(job.reply_to, replies[job])
-                self._health.answered(job.row_count, perf_counter() - job.arrived_s)
+                await self._answer(job, replies.get(job))
+
+    async def _answer(self, job: Job, reply: bytes | None) -> None:
+        """A job without a reply has an error."""
+        if reply is None:
+            error, request = job.error or SawyerError("the node made no answer"), job.request
+            self._count_refusal(error)
+            await self._send(job.reply_to, tensors.encode_error(error, request.request, request.sequence))
+            return
+        await self._send(job.reply_to, reply)
+        self._health.answered(job.row_count, perf_counter() - job.arrived_s)
 
     def _run(self, turn: list[Run]) -> dict[Job, bytes]:
         """In the worker thread: run the turn, and make the reply of every job that is done with it."""

@@ -261,7 +261,10 @@ class _LayerRun:
 
     def _still_out(self, unit: _Unit) -> bool:
         """Some node has it, and may answer late."""
-        return any(self._holds(tag, unit) for tag in self._call.outstanding)
+        return any(self._asked(tag, unit) for tag in self._parts)
+
+    def _asked(self, tag: int, unit: _Unit) -> bool:
+        return tag in self._call.outstanding and self._holds(tag, unit)
 
     def _holds(self, tag: int, unit: _Unit) -> bool:
         return any(each is unit for each in self._parts[tag].units)
@@ -275,7 +278,9 @@ class _LayerRun:
 
     def _give_up(self, units: list[_Unit], why: str) -> NoReturn:
         missing = sorted({unit.expert for unit in units})
-        tried = {node: reason for unit in units for node, reason in unit.lost.items()}
+        silent = {part.node for tag, part in self._parts.items() if any(self._asked(tag, unit) for unit in units)}
+        tried = dict.fromkeys(silent, "not answered yet")
+        tried |= {node: reason for unit in units for node, reason in unit.lost.items()}
         named = ", ".join(str(expert) for expert in missing)
         asked = "; ".join(f"{node}: {reason}" for node, reason in sorted(tried.items())) or "no node serves them"
         raise ExpertUnavailable(

@@ -82,25 +82,34 @@ class Generation:
 
     async def _forward(self, ids: Sequence[int], sampler: Sampler) -> tuple[int, Logprob | None]:
         """The token sampled after the last of `ids`; all of them enter the cache."""
+        assert self._cache is not None
         last: NDArray[np.float32] | None = None
+        reach = self._cache.length.bit_length()  # attention takes longer the further back it reaches
         for chunk in prefill_chunks(len(ids)):
             rows = self._engine.trunk.embed(ids[chunk])
             for layer in range(self._engine.layout.layers):
-                rows = await self._layer(layer, rows)
+                # a part of a prompt is never short
+                rows = await self._layer(layer, rows, f"row {reach}" if len(rows) == 1 else "")
             last = rows[-1:]
         assert last is not None, "admission lets no empty prompt pass"
-        return await self._engine.compute.run("token", lambda: sampler.sample(self._engine.trunk.logits(last)[0]))
+        kind = _token_kind(self._params)
+        return await self._engine.compute.run(kind, lambda: sampler.sample(self._engine.trunk.logits(last)[0]))
 
     def _ending(self) -> Literal["length", "cancelled"] | None:
         if self.cancelled:
             return "cancelled"
         return "length" if self.expired else None
 
-    async def _layer(self, layer: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        step = "row" if len(rows) == 1 else ""  # a part of a prompt is never short
-        attended = await self._engine.compute.run(step, self._engine.trunk.attend, layer, rows, self._cache)
+    async def _layer(self, layer: int, rows: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
+        attended = await self._engine.compute.run(kind, self._engine.trunk.attend, layer, rows, self._cache)
         groups = group_rows(attended.experts)
         work = [ExpertRows(group.expert, group.rows) for group in groups]
         blocks, calls = await self._dispatcher.layer(self._scope, layer, attended.hidden, work)
         self._calls.append((layer, tuple(calls)))
         return combine(attended.residual, groups, blocks, attended.weights)
+
+
+def _token_kind(params: GenerateParams) -> str:
+    """Tokens of one kind take about as long: greedy, drawn, penalised, told of."""
+    extras = (params.temperature_milli > 0, params.repetition_penalty_milli != 1000, params.logprobs is not None)
+    return f"token {''.join(str(int(each)) for each in extras)}"

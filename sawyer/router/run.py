@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Final
 
 from sawyer.bus.protocol import Bus
-from sawyer.errors import AlreadyCompleted, SawyerError
+from sawyer.errors import AlreadyCompleted, Cancelled, SawyerError
 from sawyer.router.admission import HOLD_MS, Admitted
 from sawyer.router.billing import Biller, Work
 from sawyer.router.dispatch import Dispatcher, RequestScope
@@ -20,6 +20,9 @@ from sawyer.schemas.messages import Accepted, Delta, Done, ErrorBody, Failed, In
 
 POST_BEFORE_S: Final = HOLD_MS / 1000 - 60
 """A generation ends this long after its hold began: a minute is left to post it before the hold expires."""
+BOOK_PATIENCE_S: Final = 3.0
+"""How long a router that is stopped still waits for finished work to be booked: receipts take FINISH_TIMEOUT_S at most,
+the bookkeeper answers in milliseconds."""
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +49,21 @@ class Run:
         self._tally = tally
         self._scope = RequestScope(stream.request, Meter(stream.request, dispatcher.model))
         self._generation = Generation(engine, dispatcher, self._scope, request.params)
+        self._booked = False
 
     def cancel(self) -> None:
         """End after the token that is under way; what was delivered is billed."""
         self._generation.cancelled = True
 
     async def to_the_end(self, router: str) -> None:
-        """Returns when the last event is out. Cancelled from outside, it gives the hold back first."""
+        """Returns when the last event is out. Cancelled from outside, it gives the hold back first, unless the work is
+        done: then that is booked, if it can be soon."""
         expiry = asyncio.get_running_loop().call_later(POST_BEFORE_S, self._expire)
         try:
+            if self._generation.cancelled:  # while it was admitted
+                raise Cancelled("the request was cancelled before it began")
             await self._accept(router)
-            work = await self._generate()
-            usage = await self._biller.post(self._request.order, self._admitted, self._scope, work)
-            self._tally.completed += 1
-            await self._send(Done(n=self._stream.next_n, finish=work.finish, usage=usage))
+            await self._book(await self._generate())
         except SawyerError as error:
             await self._fail(error)
         except asyncio.CancelledError:
@@ -70,6 +74,23 @@ class Run:
             await self._fail(SawyerError(f"the router failed ({type(error).__name__}); its log has more"))
         finally:
             expiry.cancel()
+
+    async def _book(self, work: Work) -> None:
+        """A cancel from outside must not come between the bill and its word to whoever asked."""
+        posting = asyncio.create_task(self._post(work))
+        try:
+            await asyncio.shield(posting)
+        except asyncio.CancelledError:
+            await asyncio.wait({posting}, timeout=BOOK_PATIENCE_S)
+            posting.cancel()
+            await asyncio.gather(posting, return_exceptions=True)
+            raise
+
+    async def _post(self, work: Work) -> None:
+        usage = await self._biller.post(self._request.order, self._admitted, self._scope, work)
+        self._booked = True
+        self._tally.completed += 1
+        await self._send(Done(n=self._stream.next_n, finish=work.finish, usage=usage))
 
     async def _accept(self, router: str) -> None:
         admitted = self._admitted
@@ -114,7 +135,9 @@ class Run:
 
     async def _fail(self, error: SawyerError) -> None:
         """Void the hold and say why. If the post had arrived after all, say that; if nobody can be reached, the hold
-        expires by itself."""
+        expires by itself. Nothing is said after the bill."""
+        if self._booked:
+            return
         self._tally.failed += 1
         try:
             await self._biller.void(self._request.order.body, self._scope, error.code)

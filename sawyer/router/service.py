@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -33,6 +34,11 @@ MAX_RUNNING: Final = 4
 QUEUE_LIMIT: Final = 64
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 MAX_CANCELS_KEPT: Final = 1024
+MAX_ECHO_BYTES: Final = 256 * 1024
+"""The biggest body that a node measures its way with."""
+INBOXES: Final = ("_INBOX.", "_INBOX_", "_R_.")
+"""How a subject begins that somebody waits on for an answer: as clients make them, with a prefix of the user's own, and
+as a server names them that carries questions between accounts."""
 DRAIN_TIMEOUT_S: Final = 10.0
 """How long running requests may go on after `stop`; then they are failed, and their holds given back."""
 
@@ -90,32 +96,21 @@ class Router:
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """`started` is called once every expert is served by some node."""
-        requests = self._requests
         status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
-        echo = Service(
-            self._bus, subjects.echo(self._model), _echo, refuse_query, limit=QUEUE_LIMIT, queue=subjects.ROUTERS
-        )
-        discovery = self._discovery(status, echo)
-        await self._gatherer.start()
-        await self._directory.start()
-        cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
-        await requests.start()
-        beside = (status, echo, discovery)
-        for each in beside:
-            await each.start()
-        await self._bus.flush()
-        try:
+        echo = echo_service(self._bus, self._model)
+        async with AsyncExitStack() as stack:  # ends what began, the last one first, also when a start fails
+            stack.callback(self._engine.compute.shutdown)
+            for each in (self._gatherer, self._directory, status, echo, self._discovery(status, echo)):
+                stack.push_async_callback(each.stop)
+                await each.start()
+            cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
+            stack.push_async_callback(cancels.unsubscribe)
+            stack.push_async_callback(self._requests.stop, DRAIN_TIMEOUT_S)
+            await self._requests.start()
+            await self._bus.flush()
             await self._until_covered()
             started()
             await self._stopping.wait()
-        finally:
-            await requests.stop(DRAIN_TIMEOUT_S)
-            await cancels.unsubscribe()
-            for each in beside:
-                await each.stop()
-            await self._directory.stop()
-            await self._gatherer.stop()
-            self._engine.compute.shutdown()
 
     def stop(self) -> None:
         """Take no more requests, finish those that run, end."""
@@ -201,6 +196,7 @@ class Router:
             await self._refuse(stream, error)
             return None
         await self._run(request, admitted, stream)
+        self._streams.trim()
         return None
 
     async def _admit(self, request: InferRequest, network: NetworkReply) -> Admitted:
@@ -237,8 +233,21 @@ def _is_refusal(data: bytes) -> bool:
     return data[5:6] == bytes([tensors.Kind.ERROR])
 
 
+def echo_service(bus: Bus, model: ModelId) -> Service:
+    """A node measures its way to here; anybody may. Others' bytes go to inboxes only, and are few."""
+    return Service(
+        bus,
+        subjects.echo(model),
+        _echo,
+        refuse_query,
+        limit=QUEUE_LIMIT,
+        queue=subjects.ROUTERS,
+        max_bytes=MAX_ECHO_BYTES,
+        hears=lambda message: message.reply.startswith(INBOXES),
+    )
+
+
 async def _echo(message: Message) -> bytes:
-    """A node measures its way to here; anybody may, and the size is bounded."""
     return message.data
 
 

@@ -14,6 +14,8 @@ from sawyer.ids import RequestId
 from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, Trace
 
 MAX_KEPT_REQUESTS: Final = 256
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Of all ended answers together: with log probabilities and traces a single one may take megabytes."""
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class AnswerStream:
     content: tuple[str, ...]
     listeners: list[str] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
+    kept_bytes: int = 0
     ended: bool = False
 
     @property
@@ -38,6 +41,7 @@ class AnswerStream:
         """Keep and publish. A listener that cannot be reached loses nothing: it may ask again."""
         raw = InferMessage(e=event).canonical()
         self.messages.append(raw)
+        self.kept_bytes += len(raw)
         self.ended = isinstance(event, Done | Failed)
         for inbox in list(self.listeners):
             try:
@@ -73,12 +77,18 @@ class AnswerStreams:
         """A new stream, with its first listener."""
         made = AnswerStream(request, content, [inbox])
         self._known[request] = made
-        while len(self._known) > MAX_KEPT_REQUESTS:
-            ended = next((each for each, stream in self._known.items() if stream.ended), None)
-            if ended is None:
-                break
-            del self._known[ended]
+        self.trim()
         return made
+
+    def trim(self) -> None:
+        """Forget ended ones, the oldest first, until the rest is within both bounds."""
+        ended = [(request, stream.kept_bytes) for request, stream in self._known.items() if stream.ended]
+        kept_bytes = sum(size for _, size in ended)
+        for request, size in ended:
+            if len(self._known) <= MAX_KEPT_REQUESTS and kept_bytes <= MAX_KEPT_BYTES:
+                return
+            del self._known[request]
+            kept_bytes -= size
 
     def forget(self, request: RequestId) -> None:
         """A request that failed before anything was billed may be sent again under its id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 TIMEOUT_S = 90
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,4 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s for: {what}"
-        os.sched_yield()
+        select.select([], [], [], POLL_S)

@@ -324,3 +324,19 @@ def test_debug_after_two_dashes_is_an_argument(sawyer):
     done = sawyer("demo", "--", "--debug")
     assert done.code == 2
     assert "--debug" in done.err
+
+
+LOADING = """
+import runpy, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Impatient())
+runpy.run_module("sawyer", run_name="__main__")
+"""
+
+
+def test_interrupt_while_the_program_loads_is_as_quiet(sawyer):
+    done = sawyer("status", program=("-c", LOADING))
+    assert (done.code, done.out, done.err) == (130, "", "")

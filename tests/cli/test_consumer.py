@@ -188,7 +188,7 @@ def test_newcomer_opens_an_account_is_granted_tokens_and_generates(alice, guest,
     assert answer["balance"] == 100 - answer["usage"]["billed_tokens"]
     shown = guest("account", "show", "gwen", "--json").json
     assert [each["granted"] for each in shown["buckets"]] == [100]
-    assert stat.S_IMODE((tmp_path / "guest" / "keys" / "gwen.nk").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "guest" / "keys" / "accounts" / "gwen.nk").stat().st_mode) == 0o600
 
 
 def test_account_opened_again_is_the_same_account(guest):
@@ -200,7 +200,7 @@ def test_account_whose_name_is_taken_is_refused_and_leaves_no_key(guest, tmp_pat
     done = guest("account", "open", "alice")
     assert done.code == 5
     assert "another key" in done.err
-    assert not (tmp_path / "guest" / "keys" / "alice.nk").exists()
+    assert not (tmp_path / "guest" / "keys" / "accounts" / "alice.nk").exists()
 
 
 @pytest.mark.parametrize("name", ["operator", "ledger", "Al Ice"])

@@ -19,6 +19,7 @@ from sawyer.cli.checks import FAIL, OK, WARN, Check
 from sawyer.cli.doctor_machine import check_home, check_settings
 from sawyer.cli.doctor_network import MAX_CLOCK_DIFFERENCE_MS, _check_clock, _no_server
 from sawyer.errors import MissingExtra, ServerUnreachable, UsageError
+from sawyer.identity.keys import load_or_create
 from sawyer.settings import Settings
 
 from .conftest import TIMEOUT_S, Done, environment
@@ -268,12 +269,39 @@ def test_every_bad_key_file_is_named(demo_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(demo_home / "keys", home / "keys")
     assert of(home)["keys"].state == OK
-    (home / "keys" / "alice.nk").chmod(0o640)
-    (home / "keys" / "ledger.nk").write_text("SUnonsense")
+    (home / "keys" / "accounts" / "alice.nk").chmod(0o640)
+    (home / "keys" / "nodes" / "node-1.nk").write_text("SUnonsense")
     keys = of(home)["keys"]
     assert keys.state == FAIL
     assert "alice.nk has mode 0640" in keys.found
+    assert "NKEY" in keys.found
     assert "chmod 600" in keys.todo
+
+
+def test_keys_are_named_with_their_role(demo_home: Path) -> None:
+    assert of(demo_home)["keys"].found == (
+        "accounts/alice, ledger, nodes/node-1, nodes/node-2, operator, routers/router-1"
+    )
+
+
+@pytest.mark.parametrize("role", ["operator", "ledger"])
+def test_founding_keys_that_are_lost_or_of_a_stranger_are_told(demo_home: Path, tmp_path: Path, role: str) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(demo_home, home, ignore=shutil.ignore_patterns("nats", "models"))
+    assert of(home)["founding keys"].state == OK
+    file = home / "keys" / f"{role}.nk"
+    file.unlink()
+    lost = of(home)["founding keys"]
+    assert lost.state == (WARN if role == "operator" else FAIL)
+    assert str(file) in lost.found
+    load_or_create(file, "O" if role == "operator" else "U")
+    assert of(home)["founding keys"].state == FAIL
+    assert f"not the {role} key" in of(home)["founding keys"].found
+
+
+def test_home_that_joined_a_network_needs_no_founding_keys(demo_home: Path, tmp_path: Path) -> None:
+    shutil.copy(demo_home / "network.json", tmp_path)
+    assert of(tmp_path)["founding keys"].state == OK
 
 
 def test_book_is_told_by_size_and_head(demo_home: Path, tmp_path: Path) -> None:

@@ -52,20 +52,30 @@ def test_experts_that_make_no_sense_are_a_usage_error(sawyer, home, arguments, w
     assert done.code == 2
     assert words in done.err
     assert "hint:" in done.err
-    assert not (home / "keys" / "attic.nk").exists()
+    assert not (home / "keys" / "nodes" / "attic.nk").exists()
 
 
 def test_start_that_fails_leaves_no_key_behind(sawyer, home):
     done = sawyer("serve", "austen-8m", "--name", "attic", "--home", home, "--nats", NOBODY)
     assert done.code == 4
-    assert not (home / "keys" / "attic.nk").exists()
+    assert not (home / "keys" / "nodes" / "attic.nk").exists()
 
 
 def test_ready_line_says_what_is_served_and_a_new_key_is_kept(started, home, network):
     chosen = ("--experts", "0:0-3,1:4,2:*")
-    line = ready(started("serve", "austen-8m", "--name", "attic", "--threads", "1", *chosen, *network))
-    assert line == "ready: attic serves 13 experts of austen-8m (q4) on CPU, 1 thread\n"
-    assert (home / "keys" / "attic.nk").exists()
+    line = ready(started("serve", "austen-8m", "--name", "attic", "--host", "bob", "--threads", "1", *chosen, *network))
+    assert line == "ready: attic serves 13 experts of austen-8m (q4) on CPU, 1 thread, for bob\n"
+    assert (home / "keys" / "nodes" / "attic.nk").exists()
+
+
+def test_host_that_is_not_the_one_in_the_book_is_a_usage_error(sawyer, started, network):
+    arguments = ("serve", "austen-8m", "--name", "node-1", "--threads", "1", *network)
+    done = sawyer(*arguments, "--host", "bob")
+    assert done.code == 2
+    assert "node-1 is registered for host-1, not for bob" in done.err
+    assert "leave the host out" in done.err.lower()
+    assert done.out == ""
+    assert ready(started(*arguments)).endswith(", for host-1\n"), "a host that nobody chose is the one in the book"
 
 
 def test_second_process_is_refused_and_one_that_was_killed_is_replaced_at_once(sawyer, started, network):

@@ -102,14 +102,14 @@ class Network:
 
     async def add_node(self, name: str, part: int, of: int) -> Running:
         artifacts = self.artifacts
-        me = NodeIdentity(NodeId(name), HostId(f"host-of-{name}"), load_or_create(self.home.key(name)))
+        me = NodeIdentity(NodeId(name), HostId(f"host-of-{name}"), load_or_create(self.home.node_key(name)))
         hosting = Hosting(artifacts, share(artifacts.layout, part, of), "cpu", 1, FAST)
         receipts = ReceiptLog(self.network, me.node, me.key, self.home.path / "receipts" / f"{name}.json")
         agent = NodeAgent(await self.connect(name), me, hosting, receipts, SystemClock(), "test")
         return await self.start(name, agent._bus, agent)
 
     async def add_router(self, *, wide: bool = False) -> Running:
-        me = RouterIdentity("router-1", load(self.home.key("router-1")))
+        me = RouterIdentity("router-1", load(self.home.router_key("router-1")))
         router = Router(
             await self.connect("router-1"), me, DEMO_MODEL, Engine.load(self.artifacts), SystemClock(), wide=wide
         )
@@ -117,7 +117,7 @@ class Network:
 
     async def add_rogue(self, name: str, answer: Answer, finish: Answer = lambda _: None) -> None:
         """A registered node, first choice for every expert, that answers as it likes."""
-        bus, key = await self.connect(name), load_or_create(self.home.key(name))
+        bus, key = await self.connect(name), load_or_create(self.home.node_key(name))
         body = NodeRegistered(
             network=self.network, node=name, host=f"host-of-{name}", key=key.id, device="rogue", memory_mb=1
         )
@@ -169,7 +169,7 @@ class Network:
 
     @contextlib.asynccontextmanager
     async def client(self, account: str = "alice", key: Key | None = None) -> AsyncIterator[AsyncClient]:
-        key = key or load_or_create(self.home.key(account))
+        key = key or load_or_create(self.home.account_key(account))
         async with AsyncClient(self.url, account=account, key=key, timeout_s=20.0) as client:
             yield client
 
@@ -220,7 +220,7 @@ async def start_bookkeeper(network: Network) -> Book:
         home.book,
         network=network.network,
         operator=pin.operator,
-        ledger_key=load(home.key("ledger")),
+        ledger_key=load(home.ledger_key),
         views=home.views,
         held=home.held_checkpoint(),
     )

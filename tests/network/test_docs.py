@@ -35,13 +35,13 @@ def _cases() -> list[tuple[str, int]]:
 @pytest.mark.parametrize(("page", "number"), _cases())
 async def test_example_runs_and_prints(page, number, network, tmp_path, monkeypatch, capsys):
     """As the user of a home: with its settings in the environment, and the key file beside the program."""
-    key = network.home.key("alice")
+    key = network.home.account_key("alice")
     shutil.copy(key, tmp_path / "alice.nk")
     monkeypatch.chdir(tmp_path)
     for name, value in {"HOME": network.home.path, "NATS": network.url, "ACCOUNT": "alice"}.items():
         monkeypatch.setenv(f"SAWYER_{name}", str(value))
     code = _examples(page)[number].replace("nats://127.0.0.1:4222", network.url)
-    code = code.replace("~/.local/share/sawyer/demo/keys/alice.nk", str(key))
+    code = code.replace("~/.local/share/sawyer/demo/keys/accounts/alice.nk", str(key))
     await asyncio.to_thread(exec, code, {"__name__": "__main__"})
     assert PRINTED[page][number] in capsys.readouterr().out
 

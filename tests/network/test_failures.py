@@ -105,7 +105,7 @@ async def _with_a_working_rogue(network, finish) -> None:
 
 @pytest.mark.parametrize("lie", ["none", "garbage", "more rows", "other root", "foreign key", "other request"])
 async def test_node_with_a_false_receipt_is_not_paid_and_the_consumer_is_served(network, keys, lie):
-    key = load_or_create(network.home.key(ROGUE))
+    key = load_or_create(network.home.node_key(ROGUE))
 
     def finish(raw: bytes) -> bytes | None:
         if lie == "none":

@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 @pytest.fixture
 def connect(network) -> Callable[..., Client]:
     def make(account: str = "alice", **options: object) -> Client:
-        return Client(network.url, account=account, key=network.home.key("alice"), timeout_s=20.0, **options)
+        return Client(network.url, account=account, key=network.home.account_key("alice"), timeout_s=20.0, **options)
 
     return make
 
@@ -113,7 +113,7 @@ async def test_program_that_is_interrupted_ends_and_pays_only_for_what_came(netw
     async with network.client() as client:
         before = await client.balance()
         running = await asyncio.create_subprocess_exec(
-            sys.executable, program, network.url, network.home.key("alice"), stdout=asyncio.subprocess.PIPE
+            sys.executable, program, network.url, network.home.account_key("alice"), stdout=asyncio.subprocess.PIPE
         )
         assert running.stdout is not None
         async with asyncio.timeout(PATIENCE_S):

@@ -23,6 +23,9 @@ PIN = Pin(
     network="sawyer-net/3f9a1c22", ledger_vkey="sawyer-net/3f9a1c22+0a1b2c3d+" + "A" * 44, operator="O" + "A" * 55
 )
 
+GONE = 2**22 + 1
+"""More than Linux numbers processes."""
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
@@ -30,10 +33,17 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_every_file_has_a_place_of_its_own_inside_the_home(home: Home) -> None:
-    places = [home.book, home.views, home.models, home.logs, home.nats, home.lock, home.demo.path, home.key("alice")]
+    places = [home.book, home.views, home.models, home.logs, home.nats, home.lock, home.demo.path]
     assert len(set(places)) == len(places)
     assert all(home.path in place.parents for place in places)
-    assert home.key("alice") != home.key("bob")
+
+
+def test_keys_of_one_name_in_several_roles_are_several_files(home: Home) -> None:
+    files = [home.operator_key, home.ledger_key]
+    for name in ("alice", "operator", "ledger"):
+        files += [home.account_key(name), home.node_key(name), home.router_key(name)]
+    assert len(set(files)) == len(files)
+    assert all(home.keys in file.parents for file in files)
 
 
 def test_pin_is_read_back_as_written_and_may_be_written_again(home: Home) -> None:
@@ -169,6 +179,30 @@ def test_somebody_who_looks_at_the_lock_does_not_keep_a_network_out(
         monkeypatch.setattr(home_module.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
         with home.alone():
             assert home.lock_holder() == os.getpid()
+
+
+def test_holder_that_has_not_written_its_number_yet_is_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.create()
+    for before in ("", str(GONE)):  # of nobody, of a process that was killed
+        home.lock.write_text(before)
+        with home.lock.open("a+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            monkeypatch.setattr(home_module.time, "sleep", lambda _: home.lock.write_text(str(os.getpid())))
+            assert home.lock_holder() == os.getpid()
+
+
+def test_holder_whose_process_cannot_be_seen_from_here_is_named_after_all(home: Home) -> None:
+    home.create()
+    home.lock.write_text(str(GONE))
+    with home.lock.open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert home.lock_holder() == GONE
+
+
+def test_lock_that_was_left_names_nobody(home: Home) -> None:
+    with home.alone():
+        assert home.lock.read_text() == str(os.getpid())
+    assert home.lock.read_text() == ""
 
 
 # --- a home that cannot be used ---------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -200,6 +202,61 @@ async def test_subject_that_is_not_utf8_is_dropped_and_the_connection_lives_on(
         writer.close()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S)) == Message("c", b"z")
         await bus.flush()
+
+
+@contextlib.contextmanager
+def held_up(local: LocalServer) -> Iterator[None]:
+    """The server takes and answers nothing meanwhile, and goes on where it was."""
+    os.kill(local.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(local.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("waiting", ["drain", "flush"])
+async def test_messages_are_heard_after_an_answer_came_that_nobody_waited_for_any_more(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch, waiting: str
+) -> None:
+    local = start()
+    async with connected(local.url) as bus, connected(local.url) as other:
+        heard = asyncio.Queue[Message]()
+        await bus.subscribe("a", heard.put_nowait)
+        drained = await bus.subscribe("b", print)
+        await bus.flush()
+        with held_up(local), monkeypatch.context() as patch:
+            patch.setattr(connection, "DRAIN_TIMEOUT_S", 0.1)
+            patch.setattr(connection, "CONNECT_TIMEOUT_S", 0.1)
+            if waiting == "drain":
+                await drained.drain()
+            else:
+                with pytest.raises(ServerUnreachable):
+                    await bus.flush()
+        await bus.flush()
+        await other.publish("a", b"the only one")
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S)).data == b"the only one"
+
+
+@pytest.mark.parametrize("end", ["time", "cancel"])
+async def test_subscription_whose_drain_did_not_finish_is_heard_no_more(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    local = start()
+    async with connected(local.url) as bus:
+        heard = asyncio.Queue[Message]()
+        subscription = await bus.subscribe("a", heard.put_nowait)
+        await bus.flush()
+        with held_up(local), monkeypatch.context() as patch:
+            patch.setattr(connection, "DRAIN_TIMEOUT_S", 0.1 if end == "time" else PATIENCE_S)
+            draining = asyncio.create_task(subscription.drain())
+            if end == "cancel":
+                asyncio.get_running_loop().call_soon(draining.cancel)
+            await asyncio.wait({draining})
+        await bus.flush()
+        assert (bus._client._subs, bus._client._handlers) == ({}, {})
+        await bus.publish("a", b"x")
+        await bus.flush()
+        assert heard.empty()
 
 
 async def test_messages_lost_to_a_full_buffer_are_counted(start: Callable[[], LocalServer]) -> None:

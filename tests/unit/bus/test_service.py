@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from sawyer.bus.memory import MemoryBus
+from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import Message
 from sawyer.bus.service import Service
 from sawyer.errors import NoAnswer, NobodyServes, SawyerError, UnknownModel
@@ -58,8 +59,8 @@ def desk() -> Desk:
 async def start(asked: MemoryBus, desk: Desk) -> AsyncIterator[Start]:
     running: list[Service] = []
 
-    async def started(limit: int = 8, workers: int = 1) -> Service:
-        service = Service(asked, SUBJECT, desk.answer, refuse, limit=limit, workers=workers)
+    async def started(limit: int = 8, workers: int = 1, **more: Any) -> Service:
+        service = Service(asked, SUBJECT, desk.answer, refuse, limit=limit, workers=workers, **more)
         await service.start()
         running.append(service)
         return service
@@ -198,3 +199,24 @@ async def test_asker_who_cannot_be_reached_stops_nothing(start: Start, asker: Me
     await asker.publish(SUBJECT, b"one", "inbox")
     await asked.close()
     await asyncio.wait_for(service.stop(), PATIENCE_S)
+
+
+@pytest.mark.parametrize("reply", ["sawyer.v1.rollcall", "sawyer.v1.cancel.x", "$JS.API.STREAM.DELETE.X"])
+async def test_question_that_wants_its_answer_at_a_program_or_the_server_gets_none(
+    start: Start, network: MemoryNetwork, asker: MemoryBus, reply: str
+) -> None:
+    service = await start(limit=1)
+    heard: asyncio.Queue[Message] = asyncio.Queue()
+    await asker.subscribe(reply, heard.put_nowait)
+    for body in (b"unknown", b"fine", bytes(2 * 1024 * 1024), b"one too many"):
+        await asker.publish(SUBJECT, body, reply)
+    assert await asker.request(SUBJECT, b"fine", PATIENCE_S) == b"answer to fine"
+    assert heard.empty()
+    assert service.counts.requests == 1
+
+
+async def test_message_that_the_service_does_not_hear_is_dropped(start: Start, asker: MemoryBus) -> None:
+    service = await start(hears=lambda message: message.data != b"deaf")
+    await asker.publish(SUBJECT, b"deaf", "somewhere")
+    assert await asker.request(SUBJECT, b"fine", PATIENCE_S) == b"answer to fine"
+    assert (service.counts.requests, service.waiting) == (1, 0)

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
 
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.protocol import Message
 from sawyer.bus.server import LocalServer
+from sawyer.bus.shortcut import ShortClient, reads_as_known
 
 PATIENCE_S = 10.0
 
@@ -101,3 +103,93 @@ async def test_unsubscribed_handler_is_forgotten(bus: NatsBus) -> None:
     assert len(bus._client._handlers) == 1
     await subscription.unsubscribe()
     assert bus._client._handlers == {}
+
+
+async def test_message_with_headers_goes_nats_pys_way_and_is_not_overtaken(bus: NatsBus) -> None:
+    ear = await listening(bus, "a")
+    for data, headers in ((b"first", {"k": "v"}), (b"second", None), (b"third", {"k": "v"}), (b"fourth", None)):
+        await bus._client.publish("a", data, headers=headers)  # queued, so that all come in one read
+    assert [(await ear.next()).data for _ in range(4)] == [b"first", b"second", b"third", b"fourth"]
+
+
+async def test_nobody_listens_is_told_through_a_handed_over_subscription(bus: NatsBus) -> None:
+    ear = await listening(bus, "inbox")
+    await bus.publish("nobody", b"", "inbox")
+    assert (await ear.next()).no_responders
+
+
+async def test_drained_subscription_hands_over_what_was_sent_before(bus: NatsBus) -> None:
+    ear = Ear()
+    subscription = await bus.subscribe("a", ear.heard.put_nowait)
+    for n in range(100):
+        await bus.publish("a", bytes([n]))
+    await subscription.drain()
+    assert [ear.heard.get_nowait().data for _ in range(100)] == [bytes([n]) for n in range(100)]
+    assert (bus._client._handlers, bus._client._subs) == ({}, {})
+
+
+async def test_shortcuts_are_taken_again_after_a_reconnect(
+    server: LocalServer, bus: NatsBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear, again = await listening(bus, "a"), asyncio.Event()
+    told = bus._note_reconnect
+
+    async def note() -> None:
+        await told()
+        again.set()
+
+    monkeypatch.setattr(bus._client, "_reconnected_cb", note)
+    server.process.kill()
+    server.process.wait()
+    with LocalServer.start(tmp_path / "again", listen=server.url.removeprefix("nats://")):
+        async with asyncio.timeout(PATIENCE_S):
+            await again.wait()
+        await bus.flush()
+
+        async def own_way(*_: object) -> None:
+            raise AssertionError("nats-py went its own way")
+
+        monkeypatch.setattr(bus._client, "publish", own_way)
+        monkeypatch.setattr("nats.aio.client.Client._process_msg", own_way)
+        await bus.publish("a", b"here again")
+        assert (await ear.next()).data == b"here again"
+        await bus.close()
+
+
+async def _other_message(self: Client, sid: int, message: object) -> None: ...
+
+
+def _at_once(self: Client, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None: ...
+
+
+async def _later(self: Client, sid: int, max_msgs: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("_process_msg", _other_message), ("_process_msg", _at_once), ("_remove_sub", _later), ("_process_msg", None)],
+)
+def test_nats_py_that_reads_otherwise_keeps_its_own_methods(
+    monkeypatch: pytest.MonkeyPatch, name: str, other: object
+) -> None:
+    assert reads_as_known(Client, Client())
+    if other is None:
+        monkeypatch.delattr(Client, name)
+    else:
+        monkeypatch.setattr(Client, name, other)
+    made = ShortClient()
+    assert not reads_as_known(Client, made)
+    assert getattr(type(made), name, None) is other
+    assert name not in vars(made)
+
+
+async def test_messages_arrive_with_a_nats_py_that_reads_otherwise(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sawyer.bus.shortcut._PROCESS_PARAMETERS", ["self", "message"])
+    bus = await NatsBus.connect(server.url, name="shortcut")
+    ear = await listening(bus, "a")
+    await bus.publish("a", b"data", "reply.here")
+    assert await ear.next() == Message("a", b"data", "reply.here")
+    assert bus._client._handlers == {}
+    await bus.close()

@@ -12,9 +12,9 @@ from sawyer.bus.protocol import Message
 from sawyer.bus.service import Service
 from sawyer.cli.founding import Founder, pinned_network
 from sawyer.clock import ManualClock
-from sawyer.errors import SawyerError, VerificationError
+from sawyer.errors import SawyerError, UsageError, VerificationError
 from sawyer.home import Home, Pin
-from sawyer.identity.keys import Key, encode_public, load
+from sawyer.identity.keys import Key, encode_public, load, load_or_create
 from sawyer.ledger.checkpoint import Checkpoint, vkey_of
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError
@@ -41,7 +41,7 @@ def told(pin: Pin) -> dict[str, str]:
 @pytest.fixture
 async def founder(home: Home, pin: Pin, told: dict[str, str], clock: ManualClock) -> AsyncIterator[Founder]:
     memory = MemoryNetwork()
-    note = Checkpoint(pin.network, 1, bytes(32)).sign(load(home.key("ledger")))
+    note = Checkpoint(pin.network, 1, bytes(32)).sign(load(home.ledger_key))
 
     async def answer(message: Message) -> bytes:
         return NetworkReply(**told, mode="test", models=(), size=1, checkpoint=note, now_ms=1).canonical()  # type: ignore[arg-type]
@@ -71,3 +71,43 @@ async def test_found_network_that_is_not_the_pinned_one_is_refused(
     with pytest.raises(VerificationError, match="is pinned to") as caught:
         await founder.found()
     assert caught.value.hint
+
+
+# --- whose home it is -------------------------------------------------------------------------------------------------
+
+
+def test_founded_home_is_founded_once(home: Home, pin: Pin) -> None:
+    assert pinned_network(home) == pin == home.pin()
+
+
+def test_home_that_joined_a_network_of_others_founds_none_and_says_what_to_do(home: Home, pin: Pin) -> None:
+    guest = Home(home.path / "guest")
+    guest.write_pin(pin)
+    with pytest.raises(UsageError, match=f"joined network {pin.network}") as caught:
+        pinned_network(guest)
+    assert "sawyer serve" in caught.value.hint
+    assert "--home" in caught.value.hint
+    assert not guest.keys.exists()
+
+
+@pytest.mark.parametrize("role", ["operator", "ledger"])
+def test_key_that_was_lost_is_named_and_never_made_anew(home: Home, pin: Pin, clock: ManualClock, role: str) -> None:
+    file = getattr(home, f"{role}_key")
+    file.unlink()
+    with pytest.raises(UsageError, match=rf"{role}\.nk") as caught:
+        pinned_network(home)
+    assert "Restore it" in caught.value.hint
+    if role == "operator":
+        with pytest.raises(UsageError, match=r"operator\.nk"):
+            Founder(MemoryBus(MemoryNetwork()), home, pin, clock)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("role", ["operator", "ledger"])
+def test_key_of_a_stranger_in_the_place_of_ours_is_refused(home: Home, pin: Pin, clock: ManualClock, role: str) -> None:
+    file = getattr(home, f"{role}_key")
+    file.unlink()
+    load_or_create(file, "O" if role == "operator" else "U")
+    for use in (lambda: pinned_network(home), lambda: Founder(MemoryBus(MemoryNetwork()), home, pin, clock)):
+        with pytest.raises(UsageError, match=f"not the {role} key that {pin.network} was founded with"):
+            use()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sawyer.cli import children, logs
+from sawyer.cli import logs
 from sawyer.home import Home
 
 
@@ -63,11 +63,25 @@ def test_following_prints_whole_lines_only_and_survives_a_new_file(
     assert capsys.readouterr().out == "anew\n"
 
 
-def test_log_that_grew_too_big_is_set_aside_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "MAX_LOG_BYTES", 10)
+def test_log_that_grew_too_big_goes_on_empty_and_its_writer_notices_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 10)
     log = home.logs / "node-1.log"
-    children.set_aside(log)
-    assert not log.exists()
+    with log.open("ab") as writer:
+        logs.trim(home)
+        writer.write(b"four\n")
     assert (home.logs / "node-1.log.1").read_text() == "one\ntwo\nthree\n"
-    children.set_aside(log)
-    assert list(logs.find_logs(home)) == ["nats-server", "router-1"]
+    assert log.read_text() == "four\n"
+    assert (home.logs / "router-1.log").read_text() == "only\n"
+    assert list(logs.find_logs(home)) == ["nats-server", "node-1", "router-1"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_would_steer_a_terminal_is_shown_raw_only_in_a_pipe(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    (home.logs / "node-1.log").write_text("a\x1b[2Jb\n")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    logs.show({"node-1": home.logs / "node-1.log"}, lines=1, follow=False)
+    assert ("\x1b" in capsys.readouterr().out) is not terminal

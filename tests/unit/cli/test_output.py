@@ -58,6 +58,8 @@ def test_what_steers_a_terminal_is_not_printed(terminal: io.StringIO, hostile: s
     output.print_error(UsageError(hostile, hint=hostile))
     output.say(hostile)
     output.table(("a",), [(hostile,)])
+    output.line(hostile)
+    output.heading(hostile)
     assert not set(terminal.getvalue()) & {"\x1b", "\x07", "\x9b", "\r"}
 
 
@@ -72,3 +74,9 @@ def test_column_that_wraps_keeps_every_word_and_others_stay_whole(terminal: io.S
     shown = lines(terminal)
     assert shown[1].startswith("ok  one two")
     assert " ".join(" ".join(shown[1:]).split()) == "ok one two three four five six seven eight nine ten"
+
+
+def test_data_in_a_pipe_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    output.line("a\x1b[0m [bold]")
+    output.heading("[red]")
+    assert capsys.readouterr().out == "a\x1b[0m [bold]\n\n[red]\n"

@@ -9,8 +9,10 @@ import pytest
 
 from sawyer.cli.app import run
 from sawyer.cli.founding import pinned_network
-from sawyer.errors import Busy
+from sawyer.cli.parts import model_folder
+from sawyer.errors import Busy, UsageError
 from sawyer.home import Home
+from sawyer.schemas.models import MANIFEST_FILE
 
 
 @pytest.fixture
@@ -45,3 +47,12 @@ def test_bookkeeper_opens_its_book_with_pin_kept_checkpoint_and_durability(
     pin = home.pin()
     assert (asked["path"], asked["network"], asked["operator"]) == (home.book, pin.network, pin.operator)
     assert (asked["held"], asked["synchronous"]) == ("a note\n", "NORMAL")
+
+
+def test_model_that_is_not_here_is_answered_with_names_that_can_be_typed(home: Home) -> None:
+    for folder in ("austen-8m-q4", "tiny-moe-f32", "odd"):
+        (home.models / folder).mkdir(parents=True)
+        (home.models / folder / MANIFEST_FILE).touch()
+    with pytest.raises(UsageError) as caught:
+        model_folder(home, "nope", "q4")
+    assert "There are: austen-8m, tiny-moe (f32)." in caught.value.hint

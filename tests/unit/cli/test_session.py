@@ -66,6 +66,18 @@ async def test_home_without_a_network_is_pinned_once_and_says_so(
     assert capsys.readouterr().err == ""
 
 
+async def test_key_that_was_given_vouches_for_itself_and_another_is_refused(
+    bus: MemoryBus, home: Home, told: NetworkReply, keys: dict[str, Key], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(VerificationError, match="not with"):
+        await checked_network(bus, home, pin=True, vkey=vkey_of(NETWORK, keys["alice"]))
+    assert home.pin() is None
+    await checked_network(bus, home, pin=True, vkey=told.ledger_vkey)
+    said = capsys.readouterr().err
+    assert "Nobody vouched" not in said
+    assert "the one that you gave" in said
+
+
 async def test_home_without_a_network_stays_so_unless_pinning_is_asked_for(bus: MemoryBus, home: Home) -> None:
     await checked_network(bus, home)
     assert home.pin() is None
@@ -96,7 +108,7 @@ async def test_nobody_that_answers_is_said(home: Home) -> None:
 
 
 def test_account_key_of_an_account_that_was_opened_here_is_read(home: Home) -> None:
-    key = load_or_create(home.key("alice"))
+    key = load_or_create(home.account_key("alice"))
     with pytest.raises(UsageError, match="no account alice"):  # a key alone belongs to no network
         account_key(home, "alice")
     home.write_pin(Pin(NETWORK, "vkey", "operator"))

@@ -66,9 +66,17 @@ def test_speed_is_over_the_last_seconds_and_zero_when_idle() -> None:
 
 def test_missing_experts_and_unserved_models_are_problems(event_examples: dict[str, object]) -> None:
     told = type("Told", (), {"models": (event_examples["model.published.v1"],)})()
-    assert find_problems(None, [router(missing=3)]) == ["austen: 3 of 32 experts are served by no node"]
-    assert find_problems(told, [router(model="other")]) == ["no router serves austen"]
-    assert find_problems(told, [router()]) == []
+    assert find_problems((), None, [router(missing=3)]) == ["austen: 3 of 32 experts are served by no node"]
+    assert find_problems((), told, [router(model="other")]) == ["no router serves austen"]
+    assert find_problems((), told, [router()]) == []
+
+
+def test_part_that_does_not_run_and_own_node_that_is_not_heard_are_problems() -> None:
+    parts = [PartStatus("node-1", "running", 7), PartStatus("router-1", "waiting", 0, 2, "router-1 ended by signal 9")]
+    others = router("router-1", seen(silent_ms=60), seen("attic", gone=True))
+    assert find_problems(parts, None, [others]) == ["router-1 is waiting (router-1 ended by signal 9)"]
+    silent = router("router-1", seen(silent_ms=9000))
+    assert find_problems(parts[:1], None, [silent]) == ["node-1 is silent for 9 s"]
 
 
 def test_page_names_processes_routers_nodes_and_what_is_wrong() -> None:

@@ -76,7 +76,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def test_process_that_dies_is_started_again_after_pauses_that_double(tmp_path: Path, pauses: list[float]) -> None:
     yard, notices = Yard(), []
     async with Supervisor(tmp_path, notices.append) as kept:
-        await kept.keep("node-1", yard.start("node-1"))
+        await kept.keep({"node-1": yard.start("node-1")})
         for death in range(3):
             yard.made[death].end.set()
             await yard.until(death + 2)
@@ -90,7 +90,7 @@ async def test_process_that_dies_is_started_again_after_pauses_that_double(tmp_p
 async def test_pause_never_exceeds_its_bound(tmp_path: Path, pauses: list[float]) -> None:
     yard = Yard()
     async with Supervisor(tmp_path, lambda _: None) as kept:
-        await kept.keep("node-1", yard.start("node-1"))
+        await kept.keep({"node-1": yard.start("node-1")})
         for death in range(10):
             yard.made[death].end.set()
             await yard.until(death + 2)
@@ -103,7 +103,7 @@ async def test_process_that_ran_long_is_started_again_after_the_first_pause(
     monkeypatch.setattr(supervisor, "STABLE_S", -1.0)
     yard = Yard()
     async with Supervisor(tmp_path, lambda _: None) as kept:
-        await kept.keep("node-1", yard.start("node-1"))
+        await kept.keep({"node-1": yard.start("node-1")})
         for death in range(2):
             yard.made[death].end.set()
             await yard.until(death + 2)
@@ -115,7 +115,7 @@ async def test_first_start_that_fails_is_raised_and_not_repeated(tmp_path: Path,
     yard.broken[1] = "node-1 ended before it was ready: no such model"
     async with Supervisor(tmp_path, lambda _: None) as kept:
         with pytest.raises(SawyerError, match="no such model"):
-            await kept.keep("node-1", yard.start("node-1"))
+            await kept.keep({"node-1": yard.start("node-1")})
     assert len(yard.made) == 1
     assert pauses == []
 
@@ -124,7 +124,7 @@ async def test_later_start_that_fails_is_said_and_repeated(tmp_path: Path, pause
     yard, notices = Yard(), []
     yard.broken[2] = "no memory"
     async with Supervisor(tmp_path, notices.append) as kept:
-        await kept.keep("node-1", yard.start("node-1"))
+        await kept.keep({"node-1": yard.start("node-1")})
         yard.made[0].end.set()
         await yard.until(3)
     assert any("node-1 did not start: no memory" in each for each in notices)
@@ -134,14 +134,48 @@ async def test_processes_are_stopped_in_the_opposite_order(tmp_path: Path) -> No
     yard = Yard()
     async with Supervisor(tmp_path, lambda _: None) as kept:
         for name in ("server", "bookkeeper", "router"):
-            await kept.keep(name, yard.start(name))
+            await kept.keep({name: yard.start(name)})
     assert yard.stopped == ["router", "bookkeeper", "server"]
+
+
+async def test_groups_that_start_together_are_stopped_one_after_the_other(tmp_path: Path) -> None:
+    yard = Yard()
+    async with Supervisor(tmp_path, lambda _: None) as kept:
+        nodes = {name: yard.start(name) for name in ("node-1", "node-2")}
+        await kept.keep(nodes, {"router": yard.start("router")})
+        assert {each.state for each in kept.parts} == {"running"}
+    assert yard.stopped[0] == "router"
+    assert set(yard.stopped[1:]) == {"node-1", "node-2"}
+
+
+async def test_start_that_fails_in_any_way_is_raised_at_first_and_repeated_later(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    """A full disk, no more processes: whatever it is, nobody waits for ever and nothing is given up."""
+
+    async def impossible() -> FakeProcess:
+        raise OSError(28, "No space left on device")
+
+    notices: list[str] = []
+    yard = Yard()
+    starts = [yard.start("node-1"), impossible, yard.start("node-1")]
+
+    async def next_one() -> object:
+        return await starts.pop(0)()  # type: ignore[misc]
+
+    async with Supervisor(tmp_path, notices.append) as kept:
+        with pytest.raises(OSError, match="No space left"):
+            await kept.keep({"bookkeeper": impossible})
+        await kept.keep({"node-1": next_one})
+        yard.made[0].end.set()
+        await yard.until(2)
+    assert any("did not start" in each and "No space left" in each for each in notices)
 
 
 async def test_states_are_in_the_home_while_it_runs_and_gone_afterwards(tmp_path: Path) -> None:
     yard = Yard()
     async with Supervisor(tmp_path, lambda _: None) as kept:
-        await kept.keep("router-1", yard.start("router-1"))
+        await kept.keep({"router-1": yard.start("router-1")})
         [row] = read_parts(tmp_path)
         assert (row.name, row.state, row.pid) == ("router-1", "running", 1)
     assert read_parts(tmp_path) == []

@@ -102,7 +102,7 @@ def test_account_and_key_that_are_given_are_taken_and_no_setting_is_read(keys: d
 def test_account_and_key_left_out_are_those_of_the_settings_and_the_home(
     user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = load_or_create(user / "data" / "keys" / "carol.nk")
+    held = load_or_create(user / "data" / "keys" / "accounts" / "carol.nk")
     assert identity_of("carol", None)[1].id == held.id
     monkeypatch.setenv("SAWYER_ACCOUNT", "carol")
     account, key = identity_of(None, None)

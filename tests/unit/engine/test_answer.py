@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sawyer.engine.answer import Answer, Sampled, StopHold
+from sawyer.engine.answer import Answer, Sampled, StopHold, _Search
 from sawyer.engine.experts import FAST
 from sawyer.engine.local import LocalModel
 from sawyer.engine.tokenizer import Tokenizer
@@ -81,6 +81,25 @@ def test_text_without_stop_strings_passes_at_once(pieces: list[str]) -> None:
     hold = StopHold(())
     assert [hold.push(piece) for piece in pieces] == pieces
     assert (hold.flush(), hold.found) == ("", False)
+
+
+@given(st.lists(st.text(st.sampled_from("ab"), max_size=6), max_size=30), st.integers(1, 40))
+def test_long_stop_string_of_one_letter_is_found_where_it_begins(pieces: list[str], length: int) -> None:
+    stops = ["a" * length + "b", "a" * (length + 1)]
+    hold = StopHold(stops)
+    out = [hold.push(piece) for piece in pieces]
+    out.append(hold.flush())
+    assert "".join(out) == cut("".join(pieces), stops)
+
+
+def test_text_that_is_held_back_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    search = _Search.read
+    monkeypatch.setattr(_Search, "read", lambda self, piece: (read.append(piece), search(self, piece))[1])
+    hold = StopHold(["a" * 255 + "b"])
+    assert [hold.push("aa") for _ in range(100)] == [""] * 100
+    assert read == ["aa"] * 100
+    assert hold.flush() == "a" * 200
 
 
 def test_stop_string_ends_at_once_when_no_earlier_one_can_come() -> None:

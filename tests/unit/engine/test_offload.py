@@ -9,20 +9,25 @@ from collections.abc import Iterator
 import pytest
 
 from sawyer.engine import offload
-from sawyer.engine.offload import INLINE_BELOW_S, WINDOW, Offload
+from sawyer.engine.offload import INLINE_BELOW_S, LONG_WINDOW, WINDOW, Offload
 
-SHORT_S, LONG_S = INLINE_BELOW_S / 10, INLINE_BELOW_S * 10
+SHORT_S, SLOW_S, LONG_S = INLINE_BELOW_S / 10, INLINE_BELOW_S * 2, INLINE_BELOW_S * 10
 
 
 class Steps:
-    """Steps that take as long as they say, by a clock of their own."""
+    """Steps that take as long as they say, by clocks of their own: they compute all the time, unless told to wait."""
 
     def __init__(self, made: Offload) -> None:
         self.offload = made
-        self.now_s = 0.0
+        self.now_s = self.computed_s = 0.0
 
     def step(self, takes_s: float) -> bool:
         """Whether it ran at once."""
+        self.computed_s += takes_s
+        return self.wait(takes_s)
+
+    def wait(self, takes_s: float) -> bool:
+        """A step that is held up, by a busy machine."""
         self.now_s += takes_s
         return threading.current_thread() is threading.main_thread()
 
@@ -34,6 +39,7 @@ class Steps:
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
     made = Steps(Offload("test"))
     monkeypatch.setattr(offload, "perf_counter", lambda: made.now_s)
+    monkeypatch.setattr(offload, "thread_time", lambda: made.computed_s)
     yield made
     made.offload.shutdown()
 
@@ -48,14 +54,35 @@ async def test_long_step_never_leaves_the_thread(steps: Steps) -> None:
 
 async def test_step_that_became_long_goes_back_to_the_thread(steps: Steps) -> None:
     await steps.many("row", SHORT_S, WINDOW)
-    at_once = await steps.many("row", LONG_S, 2 * WINDOW)
+    assert await steps.many("row", LONG_S, 2 * WINDOW) == [True] + [False] * (2 * WINDOW - 1)
+
+
+async def test_step_that_became_slower_goes_back_to_the_thread(steps: Steps) -> None:
+    await steps.many("row", SHORT_S, WINDOW)
+    at_once = await steps.many("row", SLOW_S, 2 * WINDOW)
     assert at_once == [True] * (WINDOW // 2 + 1) + [False] * (2 * WINDOW - WINDOW // 2 - 1)
 
 
-async def test_one_outlier_changes_nothing(steps: Steps) -> None:
+async def test_step_that_was_held_up_once_changes_nothing(steps: Steps) -> None:
     await steps.many("row", SHORT_S, WINDOW)
-    assert await steps.many("row", 100 * LONG_S, 1) == [True]
+    assert await steps.offload.run("row", steps.wait, 100 * LONG_S)
     assert await steps.many("row", SHORT_S, 1) == [True]
+
+
+async def test_long_steps_among_many_short_ones_do_not_run_at_once(steps: Steps) -> None:
+    """Three requests with short steps take turns with one whose steps are long."""
+    await steps.many("row", SHORT_S, WINDOW)
+    long = []
+    for _ in range(50):
+        await steps.many("row", SHORT_S, 3)
+        long += await steps.many("row", LONG_S, 1)
+    assert long == [True] + [False] * 49
+
+
+async def test_kind_is_short_again_when_no_step_was_long_for_long(steps: Steps) -> None:
+    await steps.many("row", SHORT_S, WINDOW)
+    await steps.many("row", LONG_S, 1)
+    assert await steps.many("row", SHORT_S, LONG_WINDOW + 2) == [False] * LONG_WINDOW + [True] * 2
 
 
 async def test_kinds_are_measured_apart_and_the_empty_kind_stays_in_the_thread(steps: Steps) -> None:
@@ -72,6 +99,20 @@ async def test_short_step_does_not_overtake_what_waits_for_the_thread(steps: Ste
     asyncio.get_running_loop().call_soon(release.set)
     await asyncio.gather(first, second)
     assert order == ["first", "second"]
+
+
+async def test_short_step_does_not_run_beside_one_whose_caller_was_cancelled(steps: Steps) -> None:
+    await steps.many("row", SHORT_S, WINDOW)
+    began, release, order = threading.Event(), threading.Event(), []
+    first = asyncio.create_task(steps.offload.run("", lambda: (began.set(), release.wait(), order.append("first"))))
+    await asyncio.to_thread(began.wait)
+    first.cancel()
+    await asyncio.wait({first})
+    second = asyncio.create_task(steps.offload.run("row", order.append, "second"))
+    asyncio.get_running_loop().call_soon(release.set)
+    await second
+    assert order == ["first", "second"]
+    assert await steps.many("row", SHORT_S, 1) == [True]
 
 
 async def test_error_of_a_step_reaches_its_caller_from_either_place(steps: Steps) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from sawyer.engine import session
 from sawyer.engine.experts import ExpertPool
 from sawyer.engine.session import CPU, CUDA, configure, default_threads, device_name
 from sawyer.errors import MissingExtra
@@ -48,3 +49,8 @@ def test_model_files_need_no_onnxruntime_and_no_tokenizers() -> None:
         "import sawyer.engine.combine, sawyer.engine.sampling\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_name_of_a_processor_is_told_as_a_message_may_carry_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_cpu_name", lambda: "Intel\N{REGISTERED SIGN} \x1b[2J" + "x" * 200)
+    assert device_name(CPU) == ("Intel? ?[2J" + "x" * 200)[:128]

@@ -49,8 +49,8 @@ def job(
     return Job(asked, "", perf_counter())
 
 
-def line_of(*jobs: Job) -> Line:
-    line = Line(len(jobs))
+def line_of(*jobs: Job, joins: bool = True) -> Line:
+    line = Line(len(jobs), joins=joins)
     for each in jobs:
         line.add(each)
     return line
@@ -80,10 +80,10 @@ JOBS = st.lists(
 )
 
 
-@given(JOBS)
-def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, dict[int, int]]]) -> None:
+@given(JOBS, st.booleans())
+def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, dict[int, int]]], joins: bool) -> None:
     jobs = [job(*sorted(wanted.items()), layer=layer, seed=seed) for seed, (layer, wanted) in enumerate(asked)]
-    line, experts, ended = line_of(*jobs), Sums(), list[Job]()
+    line, experts, ended = line_of(*jobs, joins=joins), Sums(), list[Job]()
     while len(line):
         before = len(line)
         turn, done = turn_of(line, experts)
@@ -93,6 +93,7 @@ def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, di
             size = sum(piece.end - piece.start for piece in run.pieces)
             assert size <= (ROWS_A_RUN if len(run.pieces) == 1 else JOINED_ROWS)
             assert {piece.job.request.layer for piece in run.pieces} == {run.layer}
+            assert joins or len(run.pieces) == 1
         assert len(line) == before - len(done)
         ended += done
     assert sorted(map(id, ended)) == sorted(map(id, jobs))
@@ -100,6 +101,29 @@ def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, di
         assert each.error is None
         expect_answered(each)
     assert sum(size for *_, size in experts.ran) == sum(each.row_count for each in jobs)
+    assert not line._blocks, "nothing is remembered of who is gone"
+
+
+def test_where_company_changes_bits_every_request_runs_alone() -> None:
+    jobs = [job((0, 1), seed=seed) for seed in range(3)]
+    line, experts = line_of(*jobs, joins=False), Sums()
+    while len(line):
+        turn_of(line, experts)
+    assert experts.ran == [(0, 0, 1)] * 3
+
+
+def test_turn_of_a_long_line_takes_bounded_rows_of_others_and_looks_at_few() -> None:
+    jobs = [job(*((expert, 20) for expert in range(100)), seed=seed) for seed in range(50)]
+    line = line_of(job(*((expert, 1) for expert in range(100))), *jobs)
+    turn = line.next_turn()
+    assert sum(piece.end - piece.start for run in turn for piece in run.pieces[1:]) <= ROWS_A_TURN
+
+
+def test_block_too_big_for_the_room_left_is_passed_over() -> None:
+    jobs = [job((0, 1), seed=1), job((0, 20), seed=2), job((0, 20), seed=3), job((0, 2), seed=4)]
+    line, experts = line_of(*jobs), Sums()
+    assert turn_of(line, experts)[1] == [jobs[0], jobs[1], jobs[3]]
+    assert experts.ran == [(0, 0, 23)]
 
 
 def test_waiting_rows_of_one_expert_run_together_and_the_first_is_answered_first() -> None:
@@ -149,6 +173,33 @@ def test_expert_that_fails_over_one_requests_rows_serves_its_neighbours() -> Non
     assert jobs_of(turn) == done == jobs
     assert [type(each.error) for each in jobs] == [type(None), SawyerError, type(None)]
     assert "secret" not in str(jobs[1].error)
+    for each in (jobs[0], jobs[2]):
+        expect_answered(each)
+
+
+def test_rows_of_a_request_that_failed_are_not_counted_as_work() -> None:
+    bad_rows = np.full((3, HIDDEN), FAILS_ON, np.float32)
+    line = line_of(job((0, 2), seed=1), job((0, 3), seed=2, rows=bad_rows))
+    assert work(Sums(), line.next_turn()) == (2, 3)
+
+
+@pytest.mark.parametrize("fails", ["gather", "begin"])
+def test_memory_that_runs_out_for_one_request_leaves_its_neighbours_alone(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job((0, 1), seed=seed) for seed in range(3)]
+    real = getattr(Job, fails)
+
+    def out_of_memory(self: Job, *arguments: object) -> object:
+        if self is jobs[1]:
+            raise MemoryError
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Job, fails, out_of_memory)
+    line = line_of(*jobs)
+    work(Sums(), turn := line.next_turn())
+    assert line.settle(turn) == jobs
+    assert "MemoryError" in str(jobs[1].error)
     for each in (jobs[0], jobs[2]):
         expect_answered(each)
 
@@ -208,6 +259,7 @@ def test_joined_and_cut_runs_are_bit_equal_to_each_request_alone(
     format: Format, accuracy_level: int, dtype: type, demo: Callable[[Format], Artifacts]
 ) -> None:
     pool = ExpertPool(demo(format), [(1, 0), (1, 1), (1, 2)], accuracy_level=accuracy_level, device="cpu")
+    assert pool.row_exact
     sizes = [(1, 1, 1), (3, 1, 2), (1, 9, 1), (300, 1, 700), (2, 2, 2), (1, 1, 1), (7, 1, 30)]
 
     def jobs() -> list[Job]:

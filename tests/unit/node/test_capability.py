@@ -10,7 +10,7 @@ import pytest
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.service import Service
 from sawyer.engine.experts import ExpertPool
-from sawyer.errors import NobodyServes, SawyerError
+from sawyer.errors import Busy, NobodyServes, SawyerError
 from sawyer.ids import ModelId
 from sawyer.model.artifacts import Artifacts
 from sawyer.node import capability
@@ -86,6 +86,36 @@ async def test_narrow_way_is_not_filled_with_a_big_body(
     assert echo.sizes[PINGS:] == list(BODIES_BYTES[:1])
 
 
+async def test_far_router_is_no_narrow_way(bus: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    async def far(_bus: MemoryBus, _model: ModelId, size: int) -> float:
+        sizes.append(size)
+        return 0.1 + size * 1e-9
+
+    monkeypatch.setattr(capability, "_echo_s", far)
+    monkeypatch.setattr(capability, "NARROW_S", 0.06)
+    way = await measure_way(bus, MODEL)
+    assert sizes[PINGS:] == list(BODIES_BYTES[:1]), "one tenth of the trip at least is counted: not known to be wide"
+    assert way.round_trip_us >= 100_000
+    monkeypatch.setattr(capability, "NARROW_S", 0.2)
+    await measure_way(bus, MODEL)
+    assert sizes[-1] == BODIES_BYTES[1]
+
+
+@pytest.mark.parametrize("echoes", range(PINGS + 2))
+async def test_request_that_comes_while_measuring_ends_it(bus: MemoryBus, echo: Echo, echoes: int) -> None:
+    def busy() -> bool:
+        return len(echo.sizes) >= echoes
+
+    if echoes <= PINGS:
+        with pytest.raises(Busy):
+            await measure_way(bus, MODEL, busy)
+    else:
+        assert (await measure_way(bus, MODEL, busy)).kilobytes_per_second > 0
+    assert len(echo.sizes) == echoes
+
+
 async def test_router_that_echoes_something_else_is_not_believed(bus: MemoryBus, echo: Echo) -> None:
     echo.wrong = True
     with pytest.raises(SawyerError, match="something else"):
@@ -97,11 +127,11 @@ async def test_without_a_router_nobody_serves(bus: MemoryBus) -> None:
         await measure_way(bus, MODEL)
 
 
-async def test_keeper_keeps_what_it_knows_and_measures_only_while_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keeper_keeps_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capability, "WAY_EVERY_S", 0.0)
     monkeypatch.setattr(capability, "WAY_RETRY_S", 0.0)
-    busy, asked = True, asyncio.Queue[None]()
-    outcomes: list[Way | SawyerError] = [NobodyServes("none yet"), Way(5, 6), NobodyServes("gone")]
+    asked = asyncio.Queue[None]()
+    outcomes: list[Way | SawyerError] = [NobodyServes("none yet"), Way(5, 6), Busy("requests wait")]
 
     async def measure() -> Way:
         asked.put_nowait(None)
@@ -110,13 +140,9 @@ async def test_keeper_keeps_what_it_knows_and_measures_only_while_idle(monkeypat
             raise outcome
         return outcome
 
-    keeper = WayKeeper(measure, lambda: busy)
-    running = asyncio.create_task(keeper.run())
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert asked.empty()
+    keeper = WayKeeper(measure)
     assert keeper.way == Way(0, 0)
-    busy = False
+    running = asyncio.create_task(keeper.run())
     async with asyncio.timeout(10):
         for _ in range(5):
             await asked.get()

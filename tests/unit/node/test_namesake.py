@@ -16,7 +16,7 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.node import namesake
-from sawyer.node.namesake import Instance, Namesakes
+from sawyer.node.namesake import BEATS_LIMIT, Instance, Namesakes
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, Vitals
 from sawyer.schemas.signed import Signed
@@ -111,7 +111,7 @@ async def test_process_that_is_frozen_counts_as_dead(
     "lie",
     [
         None,
-        {"at_ms": STARTED_MS - 1},  # sent before we started: replayed, or of a process that was killed since
+        {"at_ms": STARTED_MS - 1},  # in the bookkeeper's time: replayed, or of a process that is gone
         {"network": "sawyer-net/00000000"},
         {"node": "node-b"},
         {"instance": "0a" * 16},  # our own words
@@ -132,6 +132,19 @@ async def test_heartbeat_by_a_foreign_key_proves_nothing(
     monkeypatch.setattr(namesake, "PROOF_TIMEOUT_S", 0.05)
     other.key = keys["mallory"]
     await watch.refuse_second()
+
+
+async def test_forged_heartbeats_do_not_crowd_out_the_one_that_counts(
+    watch: Namesakes, network: MemoryNetwork, keys: dict[str, Key], caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = MemoryBus(network)
+    for _ in range(3 * BEATS_LIMIT):
+        await say(bus, OTHER, keys["mallory"])
+    await say(bus, OTHER, keys["node-a"])
+    with pytest.raises(NameTaken):
+        async with asyncio.timeout(PATIENCE_S):
+            await watch.refuse_later()
+    assert len(caplog.messages) == 1, "a flood fills no log"
 
 
 @pytest.mark.parametrize(

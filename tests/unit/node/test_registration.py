@@ -10,10 +10,10 @@ import pytest
 
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import Message
-from sawyer.errors import Busy, NotAuthorised, SawyerError
+from sawyer.errors import Busy, NotAuthorised, SawyerError, UsageError
 from sawyer.identity.keys import load, load_or_create
 from sawyer.ids import HostId, NetworkId, NodeId
-from sawyer.node.registration import NodeIdentity, register
+from sawyer.node.registration import NodeIdentity, refused_file, register
 from sawyer.schemas import subjects
 from sawyer.schemas.events import Decided, NodeRegistered
 from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerReply, MembersReply
@@ -29,6 +29,7 @@ class Book:
         self.bus, self.file = bus, file
         self.members: list[NodeRegistered] = []
         self.refusal: SawyerError | None = None
+        self.records_though_refused = False
         self.recorded: list[NodeRegistered] = []
         self.key_was_kept: list[bool] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -42,9 +43,11 @@ class Book:
 
     def _record(self, message: Message) -> bytes:
         self.key_was_kept.append(self.file.exists())
+        command = LedgerCommand.model_validate_json(message.data)
+        if self.records_though_refused:
+            self.members.append(NodeRegistered.model_validate(command.body))
         if self.refusal is not None:
             return LedgerReply(error=ErrorBody.of(self.refusal)).canonical()
-        command = LedgerCommand.model_validate_json(message.data)
         self.recorded.append(NodeRegistered.model_validate(command.body))
         return LedgerReply(entry=ENTRY).canonical()
 
@@ -96,11 +99,56 @@ async def test_known_node_is_not_registered_again(bus: MemoryBus, book: Book, fi
     assert len(book.recorded) == 1
 
 
-async def test_refused_registration_leaves_no_new_key_behind(bus: MemoryBus, book: Book, file: Path) -> None:
+async def test_refused_registration_sets_the_new_key_aside_and_says_where(
+    bus: MemoryBus, book: Book, file: Path
+) -> None:
     book.refusal = NotAuthorised("node-a is registered with another key")
-    with pytest.raises(NotAuthorised):
-        await register(bus, NETWORK, identity(file), "CPU")
-    assert files(file) == []
+    me = identity(file)
+    with pytest.raises(NotAuthorised) as refused:
+        await register(bus, NETWORK, me, "CPU")
+    assert files(file) == [refused_file(file)]
+    assert str(refused_file(file)) in refused.value.hint
+    assert load(refused_file(file)).id == me.key.id
+
+
+async def test_refusal_by_somebody_else_costs_no_key_that_the_book_has(bus: MemoryBus, book: Book, file: Path) -> None:
+    book.refusal, book.records_though_refused = NotAuthorised("no, says an impostor"), True
+    me = identity(file)
+    known = await register(bus, NETWORK, me, "CPU")
+    assert known.key == me.key.id
+    assert files(file) == [file]
+    assert load(file).id == me.key.id
+
+
+async def test_key_that_was_refused_is_tried_again_and_kept_when_it_is_known(
+    bus: MemoryBus, book: Book, file: Path
+) -> None:
+    book.refusal = NotAuthorised("no")
+    first = identity(file)
+    for _ in range(3):
+        with pytest.raises(NotAuthorised):
+            await register(bus, NETWORK, identity(file), "CPU")
+    again = identity(file)
+    assert again.key.id == load(refused_file(file)).id
+    assert again.key.id != first.key.id, "the first was never kept"
+    book.refusal = None
+    book.members = [
+        NodeRegistered(network=NETWORK, node="node-a", host="bob", key=again.key.id, device="x", memory_mb=1)
+    ]
+    await register(bus, NETWORK, again, "CPU")
+    assert files(file) == [file]
+    assert load(file).id == again.key.id
+
+
+async def test_node_registered_for_another_host_than_was_chosen_is_refused(
+    bus: MemoryBus, book: Book, file: Path
+) -> None:
+    book.members = [await register(bus, NETWORK, identity(file), "CPU")]
+    chosen = NodeIdentity.open(NodeId("node-a"), HostId("maria"), file, host_chosen=True)
+    with pytest.raises(UsageError, match="node-a is registered for bob, not for maria"):
+        await register(bus, NETWORK, chosen, "CPU")
+    default = NodeIdentity.open(NodeId("node-a"), HostId("maria"), file)
+    assert (await register(bus, NETWORK, default, "CPU")).host == "bob"
 
 
 async def test_refused_registration_keeps_a_key_that_was_there(bus: MemoryBus, book: Book, file: Path) -> None:

@@ -39,6 +39,7 @@ class FakePool:
 
     provider = "FakeExecutionProvider"
     hidden = HIDDEN
+    row_exact = True
     hosted = tuple((LAYER, expert) for expert in (0, 1, 3, CRASHES, MAKES_NAN, MAKES_INF, OVERFLOWS))
 
     def __init__(self) -> None:
@@ -257,6 +258,64 @@ async def test_requests_that_waited_for_one_expert_run_together_and_each_gets_it
     assert [type(each) for each in refusals] == [ActivationError] * 2
     assert (node.health.runs, node.health.answers, node.health.refused) == (2, 4, 2)
     assert node.receipts.open_requests == 4, "each request has its own receipt"
+
+
+async def test_turn_that_breaks_is_refused_to_all_who_were_in_it_and_the_node_serves_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise MemoryError
+
+    node.pool.gate.clear()
+    first = asyncio.create_task(node.answer(request_of((3, [0]), sequence=1)))
+    await node.until_busy()
+    both = [asyncio.create_task(node.answer(request_of((0, [0]), (1, [0]), sequence=2 + each))) for each in (0, 1)]
+    async with asyncio.timeout(PATIENCE_S):
+        while node.serving.queue < 2:  # noqa: ASYNC110  (one turn of the loop after another)
+            await asyncio.sleep(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(serving, "work", breaks)
+            node.pool.gate.set()
+            await first
+            answers = await asyncio.gather(*both)
+    for number, answer in enumerate(answers):
+        assert isinstance(answer, ActivationError)
+        assert answer.sequence == 2 + number
+        assert "MemoryError" in answer.error.message
+    assert not node.serving.worker.done()
+    await expect_served(node)
+
+
+async def test_where_company_changes_bits_nothing_is_joined(
+    new_log: Callable[[], ReceiptLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakePool, "row_exact", False)
+    network, pool, health, receipts = MemoryNetwork(), FakePool(), Health(), new_log()
+    served = ServedModel(MODEL, MANIFEST, HIDDEN, pool)  # type: ignore[arg-type]
+    node = Node(Serving(MemoryBus(network), NODE, served, receipts, health), pool, receipts, health, MemoryBus(network))
+    await node.serving.start()
+    pool.gate.clear()
+    asked = [asyncio.create_task(node.answer(request_of((0, [0]), sequence=number))) for number in (1, 2, 3)]
+    await node.until_busy()
+    pool.gate.set()
+    async with asyncio.timeout(PATIENCE_S):
+        assert [type(each) for each in await asyncio.gather(*asked)] == [ActivationReply] * 3
+    await node.serving.stop()
+    assert health.runs == 3
+
+
+async def test_flood_of_malformed_messages_is_one_line_in_the_log_and_bounded_refusals(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "REFUSALS_LIMIT", 5)
+    refused: list[Message] = []
+    await node.bus.subscribe("told", refused.append)
+    for _ in range(500):
+        node.serving._enqueue(Message("x", b"garbage", "told"))
+    await expect_served(node)
+    assert node.health.refused == 500
+    assert len(refused) == 5
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("limit", ["MAX_ROWS", "MAX_REPLY_BYTES"])

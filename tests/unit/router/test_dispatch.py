@@ -159,10 +159,11 @@ BEHAVIOUR = st.sampled_from(["honest", "honest", "honest", "absent", "refuses", 
 def test_any_routing_over_any_nodes_is_exact_or_fails_and_meters_each_row_once(
     tools: SimpleNamespace, routing: dict[int, set[int]], behaviours: list[str], hosts: list[tuple[int, int]]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
+    work = {expert: sorted(rows) for expert, rows in routing.items()}
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=tools.virtual_loop) as runner:
         patch.setattr(placement, "DEADLINE_UNMEASURED_S", 0.01)
         patch.setattr("sawyer.router.dispatch.LAYER_TIMEOUT_S", 0.1)
-        asyncio.run(_any_layout(tools, {e: sorted(rows) for e, rows in routing.items()}, behaviours, hosts))
+        runner.run(_any_layout(tools, work, behaviours, hosts))
 
 
 async def _any_layout(

@@ -359,6 +359,16 @@ async def test_layer_without_any_answer_ends_at_its_timeout(
     assert error.value.experts == ((LAYER, 0), (LAYER, 1))
 
 
+async def test_layer_that_ends_before_a_nodes_deadline_names_the_node(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "LAYER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(placement, "DEADLINE_UNMEASURED_S", 10.0)
+    await world.add("node-a", silent, first=(0, 1))
+    with pytest.raises(ExpertUnavailable, match=r"\(node-a: not answered yet; no answer within 0\.1 s\)"):
+        await world.layer(HIDDEN_STATES, WORK)
+
+
 async def test_connection_that_was_lost_and_is_back_sends_again_and_blames_nobody(
     world: Any, tools: Any, expect_exact: Callable[..., None]
 ) -> None:

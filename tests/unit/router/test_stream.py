@@ -182,3 +182,23 @@ def test_oldest_ended_requests_are_forgotten_first_and_running_ones_never(monkey
     streams.open(request(4), CONTENT, "inbox")
     streams.open(request(5), CONTENT, "inbox")
     assert [number for number in range(6) if streams.find(request(number), CONTENT)] == [0, 3, 4, 5], "all run"
+
+
+async def test_ended_answers_are_forgotten_over_their_bytes_the_oldest_first(
+    bus: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = AnswerStreams()
+    made = [streams.open(request(number), CONTENT, "inbox") for number in range(4)]
+    for each in made:
+        await each.send(bus, delta(0))
+    size = made[0].kept_bytes
+    assert size == len(made[0].messages[0])
+    monkeypatch.setattr(stream, "MAX_KEPT_BYTES", 2 * size)
+    streams.trim()
+    assert [number for number in range(4) if streams.find(request(number), CONTENT)] == [0, 1, 2, 3], "all run"
+    made[1].ended = made[2].ended = made[3].ended = True
+    streams.trim()
+    assert [number for number in range(4) if streams.find(request(number), CONTENT)] == [0, 2, 3]
+    monkeypatch.setattr(stream, "MAX_KEPT_BYTES", size - 1)
+    streams.trim()
+    assert [number for number in range(4) if streams.find(request(number), CONTENT)] == [0]

@@ -135,3 +135,17 @@ def test_every_published_message_is_strict_and_immutable() -> None:
 def test_finish_with_more_runs_than_the_limit_is_refused() -> None:
     with pytest.raises(ValidationError, match="used"):
         messages.Finish(request="0f" * 16, model="austen", used=((1, 1),) * 65_537)
+
+
+VITALS = dict.fromkeys(
+    ("memory_total_mb", "memory_free_mb", "queue", "answers", "refused", "rows", "runs", "latency_p50_us",
+     "latency_p95_us", "rows_per_second", "round_trip_us", "kilobytes_per_second"), 0,
+) | {"version": "0.1", "provider": "CPUExecutionProvider", "device": "AMD EPYC 7763", "threads": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["version", "provider", "device"])
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "a\nb", "x" * 129, "Intel\N{REGISTERED SIGN}"])
+def test_vitals_that_could_steer_a_terminal_or_fill_it_are_refused(field: str, hostile: str) -> None:
+    assert messages.Vitals.model_validate(VITALS)
+    with pytest.raises(ValidationError, match=field):
+        messages.Vitals.model_validate(VITALS | {field: hostile})
