@@ -196,8 +196,9 @@ class NatsBus:
             raise _over_server_limit(data) from error
         except nats.errors.Error as error:
             raise ServerUnreachable(f"cannot ask {subject}: {error}") from error
-        if task is not None and task.cancelling() > cancels:
-            raise asyncio.CancelledError  # came with the answer, and was swallowed by wait_for before Python 3.12
+        finally:  # a cancel that came with the answer, or with its absence: wait_for swallows it before Python 3.12
+            if task is not None and task.cancelling() > cancels:
+                raise asyncio.CancelledError
         return reply.data
 
     def new_inbox(self) -> str:

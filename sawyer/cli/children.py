@@ -12,7 +12,7 @@ from typing import Final
 
 from sawyer import leash
 from sawyer.bus.server import LocalServer
-from sawyer.cli.network_plan import Part
+from sawyer.cli.network_plan import READY_S, Part
 from sawyer.cli.parts import READY
 from sawyer.errors import SawyerError
 
@@ -30,7 +30,7 @@ class Child:
         self._process = process
         self.log = log
         self._log_start = 0
-        self._ready_s = 0.0
+        self._ready_s = READY_S
         self.patience_s = STOP_TIMEOUT_S
 
     @classmethod

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -143,6 +144,17 @@ def _until_up(home: Home, child: subprocess.Popen[bytes]) -> Running | None:
     return None
 
 
+def _lives(pid: int) -> bool:
+    """Not ended; one that has and that nobody waited for does not count, where that can be seen."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except (OSError, IndexError):  # another user's, or no /proc here
+        return sys.platform != "linux"
+
+
 def _signal(pid: int, what: signal.Signals) -> None:
     try:
         os.kill(pid, what)
@@ -153,10 +165,10 @@ def _signal(pid: int, what: signal.Signals) -> None:
 
 
 def _released(home: Home, pid: int, patience_s: float) -> bool:
-    """True once this process holds the home no more."""
+    """True once this process holds the home no more, and is gone."""
     deadline_s = time.monotonic() + patience_s
     with output.waiting(f"ending process {pid}"):
-        while home.lock_holder() == pid:
+        while home.lock_holder() == pid or _lives(pid):
             if time.monotonic() > deadline_s:
                 return False
             time.sleep(POLL_S)

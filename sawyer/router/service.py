@@ -105,7 +105,7 @@ class Router:
                 await each.start()
             cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
             stack.push_async_callback(cancels.unsubscribe)
-            stack.push_async_callback(self._requests.stop, DRAIN_TIMEOUT_S)
+            stack.push_async_callback(lambda: self._requests.stop(DRAIN_TIMEOUT_S))
             await self._requests.start()
             await self._bus.flush()
             await self._until_covered()

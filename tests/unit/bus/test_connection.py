@@ -265,3 +265,24 @@ async def test_messages_lost_to_a_full_buffer_are_counted(start: Callable[[], Lo
         await bus._note_error(slow)
         await bus._note_error(nats.errors.StaleConnectionError())
         assert bus.dropped == 1
+
+
+async def test_cancel_that_comes_with_the_word_that_nobody_listens_is_not_lost(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(start().url) as bus:
+        asked = asyncio.Event()
+
+        async def swallow(*_: object, **__: object) -> None:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise nats.errors.NoRespondersError from None
+
+        monkeypatch.setattr(bus._client, "request", swallow)
+        asking = asyncio.create_task(bus.request("nobody", b"", PATIENCE_S))
+        await asked.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
