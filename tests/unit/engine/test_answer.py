@@ -127,7 +127,8 @@ def test_answer_ends_with_the_token_that_completes_the_stop_string(
     """The demo's byte-level vocabulary: characters beyond ASCII are several tokens."""
     start = data.draw(st.integers(0, len(text) - 1))
     stops = [*stops, text[start : start + data.draw(st.integers(1, 6))]]
-    steps = take_all(answer(tokenizer, stop=tuple(stops)), tokenizer.encode(text))
+    ids = tokenizer.encode(text)
+    steps = take_all(answer(tokenizer, max_tokens=len(ids), stop=tuple(stops)), ids)
     assert text_of(steps) == cut(text, stops)
     assert (steps[-1].finish, steps[-1].billed) == ("stop", True)
 
