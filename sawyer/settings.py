@@ -31,13 +31,14 @@ FLAG, VARIABLE, FILE, SELECTED, RUNNING, DEFAULT = range(6)
 @dataclass(frozen=True)
 class Known:
     """A setting that there is. `check` raises ValueError with what to write instead. `path`: it names a file or folder;
-    ~ is understood, and in the config file it is relative to that."""
+    ~ is understood, and in the config file it is relative to that. `flag`: of commands, where it is not the name."""
 
     name: str
     default: Callable[[], str]
     about: str
     check: Callable[[str], None] = lambda _: None
     path: bool = False
+    flag: str = ""
 
     @property
     def variable(self) -> str:
@@ -97,7 +98,7 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("creds", lambda: "", "NATS credentials file", path=True),
     Known("account", _user_name, "the account that pays", _slug),
     Known("model", lambda: "", "the model to ask; if empty, the network's only one", _slug),
-    Known("node", _machine_name, "the name of the node on this machine", _slug),
+    Known("node", _machine_name, "the name of the node on this machine", _slug, flag="name"),
     Known("host", _user_name, "who is paid for what the node does", _slug),
     Known("device", lambda: "auto", "where experts run", _one_of("cpu", "cuda", "auto")),
     Known("threads", lambda: "0", "compute threads, 0 for all cores", _threads),
@@ -139,6 +140,8 @@ class Settings:
         home = _pick(KNOWN[0], flags, environ, {}, problems)
         named = environ.get(ENV_CONFIG, "")
         config_file = Path(named).expanduser().absolute() if named else config_folder(home) / CONFIG_NAME
+        if named and not config_file.is_file():
+            problems.append(UsageError(f"{ENV_CONFIG} names {config_file}, and there is no such file"))
         try:
             written = read_config(config_file, names_home=bool(named) or home.rank == DEFAULT)
         except UsageError as error:
@@ -259,7 +262,7 @@ def _pick(
     given = flags.get(known.name)
     text, place = written.get(known.name, ("", ""))
     candidates = (
-        ("" if given is None else str(given), FLAG, f"--{known.name.replace('_', '-')}"),
+        ("" if given is None else str(given), FLAG, f"--{known.flag or known.name.replace('_', '-')}"),
         (environ.get(known.variable, ""), VARIABLE, known.variable),
         (text, FILE, place),
     )

@@ -120,7 +120,8 @@ def run(arguments: list[str]) -> int:
     debug, arguments = without_debug(arguments)
     try:
         code = app(arguments, standalone_mode=False, prog_name="sawyer")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001
         return report(error, debug=debug)
     return code if isinstance(code, int) else EXIT_DONE

@@ -72,4 +72,9 @@ class NetworkPlan:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {ENV_CONFIG: str(self.config)} if self.config else {}
+        return config_environment(self.config) if self.config else {}
+
+
+def config_environment(file: Path) -> dict[str, str]:
+    """What makes another process read this config file, too; nothing if there is none."""
+    return {ENV_CONFIG: str(file)} if file.is_file() else {}

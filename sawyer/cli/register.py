@@ -13,7 +13,7 @@ from sawyer.cli.ledger import anchor_of
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.contexts import without_secret
 from sawyer.ids import HostId, NetworkId, NodeId
-from sawyer.settings import FLAG, Settings
+from sawyer.settings import DEFAULT, FLAG, Settings
 
 
 def register(
@@ -62,7 +62,8 @@ async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:
 
     async with connected(settings, f"register {settings['node']}", pin=True, vkey=vkey) as (bus, network):
         file = settings.home.node_key(settings["node"])
-        me = NodeIdentity.open(NodeId(settings["node"]), HostId(settings["host"]), file)
+        chosen = settings.values["host"].rank < DEFAULT
+        me = NodeIdentity.open(NodeId(settings["node"]), HostId(settings["host"]), file, host_chosen=chosen)
         known = await register(bus, NetworkId(network.network), me, device_name(CPU))
     return {
         "network": network.network,

@@ -172,7 +172,7 @@ def account_key(home: Home, account: str) -> Key:
     if home.pin() is None or not path.is_file():
         raise UsageError(
             f"no account {account} was opened in {home.path}",
-            hint=f"Open it: sawyer account open {account}   (or name another: --account NAME, --home DIR)",
+            hint=f"In a network of your own: sawyer up -d. In another: sawyer account open {account} --nats URL",
         )
     return load(path)
 

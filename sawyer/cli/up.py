@@ -15,11 +15,12 @@ from typing import Annotated, Final
 import typer
 
 from sawyer.cli import output
+from sawyer.cli.network_plan import config_environment
 from sawyer.cli.options import AccountOption, FormatOption, HomeOption, ThreadsOption
 from sawyer.errors import EXIT_FAILED, Busy, SawyerError, UsageError
 from sawyer.home import Home, Running
 from sawyer.model.catalog import DEMO_MODEL
-from sawyer.settings import ENV_CONFIG, Settings
+from sawyer.settings import Settings
 
 MAX_NODES: Final = 8
 DOWN_TIMEOUT_S: Final = 70.0
@@ -117,7 +118,7 @@ def _detach(settings: Settings, arguments: list[str]) -> Running:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "sawyer", *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True,
-            env=dict(os.environ, **{ENV_CONFIG: str(settings.config_file)}),
+            env=dict(os.environ, **config_environment(settings.config_file)),
         )  # fmt: skip
         try:
             running = _until_up(home, child)

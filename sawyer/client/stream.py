@@ -17,6 +17,10 @@ from sawyer.schemas import subjects
 from sawyer.schemas.messages import Accepted, Delta, Done, Failed, InferMessage, InferRequest, Logprob, Trace, Usage
 
 RESENDS: Final = 2
+SILENCE_S: Final = 5.0
+"""Once work has begun, this long a silence makes the client ask again: a router that lives goes on telling, and one
+that was started anew begins at the start. Before that a request may wait in a queue, and is not added to it again."""
+AWAY_PAUSE_S: Final = 1.0
 INBOX_LIMIT: Final = 65_536
 
 
@@ -47,6 +51,10 @@ class Generation:
     usage: Usage
     repeated: bool
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class _Gap(NoAnswer):
+    """A message of the stream did not come."""
 
 
 class TextStream:
@@ -97,10 +105,14 @@ class TextStream:
         while self.usage is None:
             try:
                 event = await self._next()
-            except NoAnswer:
-                if resends == RESENDS:
+            except (NoAnswer, NobodyServes) as error:
+                away = isinstance(error, NobodyServes)
+                most = RESENDS if isinstance(error, _Gap) else self._most_resends
+                if resends >= most or (away and self.accepted is None):
                     raise
                 resends += 1
+                if away:
+                    await asyncio.sleep(min(AWAY_PAUSE_S, self._patience_s))
                 await self._send()
                 continue
             if isinstance(event, Delta):
@@ -110,6 +122,16 @@ class TextStream:
                     yield event.text
             else:
                 self._note(event)
+
+    @property
+    def _patience_s(self) -> float:
+        """The longest silence before the request is sent again."""
+        return self._timeout_s if self.accepted is None else min(self._timeout_s, SILENCE_S)
+
+    @property
+    def _most_resends(self) -> int:
+        """So many that the whole patience is the same, however often we ask."""
+        return int((RESENDS + 1) * self._timeout_s / self._patience_s) - 1 if self._patience_s else RESENDS
 
     async def result(self) -> Generation:
         """Read to the end. Raises the typed error that ended it."""
@@ -137,10 +159,12 @@ class TextStream:
         """The next event in order. Raises NoAnswer on silence or a gap, NobodyServes."""
         while True:
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(self._patience_s):
                     message = await self._inbox.get()
             except TimeoutError as error:
-                raise NoAnswer(f"nothing from the router for {self._timeout_s:g} s (request {self.request})") from error
+                raise NoAnswer(
+                    f"nothing from the router for {self._patience_s:g} s (request {self.request})"
+                ) from error
             if message.no_responders:
                 raise NobodyServes(
                     f"no router serves {self._model}", hint="Check the model's name, or start a router for it."
@@ -149,7 +173,7 @@ class TextStream:
             if event.n < self._next_n and not isinstance(event, Failed):
                 continue
             if event.n > self._next_n:
-                raise NoAnswer(f"a message of request {self.request} was lost")
+                raise _Gap(f"a message of request {self.request} was lost")
             self._next_n = event.n + 1
             return event
 

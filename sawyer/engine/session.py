@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from sawyer.errors import MissingExtra
 from sawyer.model.layout import Array
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime 1.32 keeps a device id and usage events under ~/.cache and sends them to its maker, unless this is set
+before it is loaded. What runs here is nobody else's business."""
+
 try:
     import onnxruntime
 except ImportError as error:

@@ -61,6 +61,15 @@ def check_repeat(state: State, body: TokensReserved, router: str) -> None:
         raise _of_another_router(row)
 
 
+def is_held(state: State, body: TokensReserved, router: str) -> bool:
+    """The same router holds exactly this for the same order already, perhaps until another time: it was started anew,
+    and its client has sent the order again. The hold that stands keeps its end."""
+    row = state.balances.request(body.request.body.request)
+    return row is not None and (row.status, row.router, row.order, row.manifest, row.input_tokens) == (
+        HELD, router, order_hash(body.request), body.manifest, body.input_tokens,
+    ) and sum(tokens for _, tokens in row.held) == body.tokens  # fmt: skip
+
+
 def reserve(state: State, body: TokensReserved, now_ms: int) -> Decided:
     """Hold the price of the counted input and the most output, from the buckets that expire first."""
     order = body.request.body

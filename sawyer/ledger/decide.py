@@ -57,6 +57,8 @@ def decide(state: State, command: VerifiedCommand, now_ms: int) -> Decision:
         return Decision(stream, idem, _apply_rules(state, command, now_ms))
     if isinstance(body, TokensReserved):
         billing.check_repeat(state, body, command.signer.key_id)
+        if billing.is_held(state, body, command.signer.key_id):
+            return Decision(stream, idem, Decided(), repeated=True)
     if earlier.content != command.content:
         raise RequestConflict(
             f"entry {earlier.seq} says something else under the same key {idem}", details={"entry": str(earlier.seq)}

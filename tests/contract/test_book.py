@@ -89,7 +89,7 @@ def test_repeated_command_returns_same_entry_in_same_batch_later_and_after_reope
 
 def test_same_request_with_other_content_is_refused_in_same_batch_and_later(founded: Book, scene) -> None:
     order = scene.order()
-    other = scene.reserve(order, hold_ms=500_000)
+    other = scene.reserve(order, input_tokens=4)
     first, same_batch = founded.commit([scene.reserve(order), other], scene.now_ms)
     (later,) = founded.commit([other], scene.now_ms)
     assert first.error is None

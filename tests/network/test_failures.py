@@ -350,3 +350,23 @@ async def test_router_stopped_in_the_middle_tells_the_client_and_gives_the_hold_
         after = await client.balance()
     assert (after.available, after.held) == (before.available, 0)
     assert (await network.audit()).ok
+
+
+async def test_router_that_is_killed_and_started_anew_finishes_the_text_and_bills_it_once(network, monkeypatch):
+    monkeypatch.setattr("sawyer.client.stream.SILENCE_S", 0.3)
+    async with network.client() as client:
+        whole = await client.generate("It was a", model=DEMO_MODEL, max_tokens=40)
+        before = await client.balance()
+        async with client.stream("It was a", model=DEMO_MODEL, max_tokens=40) as stream:
+            pieces = []
+            async for piece in stream:
+                pieces.append(piece)
+                if len(stream.ids) == 6:
+                    await network.parts["router-1"].vanish()
+                    await network.add_router()
+        after = await client.balance()
+    assert "".join(pieces) == whole.text
+    assert tuple(stream.ids) == whole.ids
+    assert before.available - after.available == whole.usage.billed_tokens
+    assert after.held == 0
+    assert (await network.audit()).ok

@@ -175,4 +175,12 @@ def test_receipt_that_was_given_up_is_refused_by_that_name(busy, scene) -> None:
 
 
 def test_reserve_of_the_same_request_with_other_facts_is_a_conflict(busy, scene) -> None:
-    refuse(busy, scene.reserve(scene.order(1), hold_ms=500_000), RequestConflict, "says something else")
+    refuse(busy, scene.reserve(scene.order(1), input_tokens=4), RequestConflict, "says something else")
+
+
+def test_reserve_again_by_a_router_that_was_started_anew_is_the_hold_that_stands(busy, scene) -> None:
+    """Its client sent the order again, and it cannot know until when it held the tokens in its last life."""
+    order = scene.order(1)
+    first = busy.state.balances.request(order.body.request)
+    assert decide(busy.state, scene.reserve(order, hold_ms=500_000), scene.now_ms).repeated
+    assert busy.state.balances.request(order.body.request) == first
