@@ -86,7 +86,12 @@ def test_flag_wins_over_variable_over_file_over_default(
         config.write_text("")  # a home that was named has a config file of its own
     value = Settings.load(environ, **({name: good} if "flag" in given else {})).values[name]
     place = f"{config}, line 2, column 1"
-    sources = {"flag": f"--{name.replace('_', '-')}", "variable": known.variable, "file": place, "default": "default"}
+    sources = {
+        "flag": f"--{known.flag or name.replace('_', '-')}",
+        "variable": known.variable,
+        "file": place,
+        "default": "default",
+    }
     assert value.source == sources[decides]
     if decides == "default":
         assert value.text == known.default()
@@ -204,7 +209,7 @@ def test_unknown_setting_comes_with_the_one_that_was_meant(config: Path) -> None
 @pytest.mark.parametrize("source", ["flag", "variable"])
 def test_value_that_makes_no_sense_is_refused_naming_its_source(name: str, bad: str, source: str) -> None:
     environ = {f"SAWYER_{name.upper()}": bad} if source == "variable" else {}
-    expected = f"SAWYER_{name.upper()}" if environ else f"--{name.replace('_', '-')}"
+    expected = f"SAWYER_{name.upper()}" if environ else f"--{'name' if name == 'node' else name.replace('_', '-')}"
     with pytest.raises(UsageError, match=expected) as error:
         Settings.load(environ, **({} if environ else {name: bad}))
     assert error.value.hint
