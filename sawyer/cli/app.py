@@ -120,7 +120,7 @@ def run(arguments: list[str]) -> int:
     debug, arguments = without_debug(arguments)
     try:
         code = app(arguments, standalone_mode=False, prog_name="sawyer")
-        if sys.stdout is not None:  # closed by whoever started us
+        if sys.stdout is not None and not sys.stdout.closed:  # by whoever started us, or because nobody reads it
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001
         return report(error, debug=debug)

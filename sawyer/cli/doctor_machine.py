@@ -27,7 +27,6 @@ GOOD_DISK_MB: Final = 2048
 GOOD_MEMORY_MB: Final = 1024
 GOOD_NATS_SERVER: Final = (2, 10)
 VERSION_TIMEOUT_S: Final = 10
-OURS_ALONE: Final = 0o077
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -29,12 +29,13 @@ from sawyer.settings import DEFAULT, Settings
 if TYPE_CHECKING:
     from sawyer.bus.connection import NatsBus
     from sawyer.engine.session import Device
+    from sawyer.identity.keys import Key
 
 READY: Final = "ready: "
 """How the line begins that says a program is ready."""
 
 
-class Part(Protocol):
+class Program(Protocol):
     """A program: runs until it is stopped."""
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -94,7 +95,6 @@ def route(
     """Run a router: the model's trunk and gates; experts are asked of nodes."""
     from sawyer.bus.connection import NatsBus
     from sawyer.engine.session import configure, default_threads
-    from sawyer.identity.keys import load
     from sawyer.model.artifacts import Artifacts
     from sawyer.router.generation import Engine
     from sawyer.router.service import Router, RouterIdentity
@@ -102,8 +102,8 @@ def route(
     if wire not in ("f16", "f32"):
         raise UsageError(f"unknown wire format {wire!r}", hint="Write f16 or f32.")
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads)
+    key = _router_key(settings.home, name)
     artifacts = Artifacts.open(model_folder(settings.home, model, format))
-    key = load(settings.home.router_key(name))
     configure(int(settings["threads"]) or default_threads())
     engine, published = Engine.load(artifacts), ModelId(artifacts.manifest.model)
 
@@ -209,6 +209,19 @@ def _split_here(home: Home) -> list[str]:
     return [f"{model} ({format})" for model, _, format in folders if model]
 
 
+def _router_key(home: Home, name: str) -> Key:
+    """Raises UsageError if this home has none of that name."""
+    from sawyer.identity.keys import load
+
+    file = home.router_key(name)
+    if not file.is_file():
+        raise UsageError(
+            f"{home.path} has no key of a router {name}",
+            hint=f"`sawyer up` makes one. For a router elsewhere copy {file.relative_to(home.path)} from its founder.",
+        )
+    return load(file)
+
+
 def pin_of(home: Home) -> Pin:
     """What this home trusts. Raises UsageError if it belongs to no network."""
     pin = home.pin()
@@ -227,7 +240,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> N
     run_on_loop(main(), settings["loop"])
 
 
-async def _until_stopped(part: Part, bus: NatsBus, ready: str | Callable[[], str]) -> None:
+async def _until_stopped(part: Program, bus: NatsBus, ready: str | Callable[[], str]) -> None:
     """Run a part, and say when it is ready (what with may be known only then). SIGTERM and Ctrl-C end it in order, a
     second signal at once. Raises ServerUnreachable if the server closed our connection for good: nobody would hear us
     any more."""

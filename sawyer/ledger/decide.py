@@ -49,7 +49,7 @@ def decide(state: State, command: VerifiedCommand, now_ms: int) -> Decision:
     if body.network != state.network:
         raise NotAuthorised(f"this is the book of {state.network}, and the command is for {body.network}")
     if state.registry.network is None and not isinstance(body, NetworkFounded):
-        raise RefusedError("this network is not founded yet", hint="`sawyer demo` founds one.")
+        raise RefusedError("this network is not founded yet", hint="`sawyer up` founds one.")
     _authorise(state, command)
     stream, idem = place_of(body)
     earlier = state.entries.find(idem)

@@ -231,6 +231,7 @@ def test_network_whose_reader_goes_away_goes_on(started, sawyer, tmp_path):
     wait_until(lambda: _parts(home)["node-1"]["restarts"] == 1, "the node to be started again")
     wait_until(lambda: sawyer("status", "--home", home).code == 0, "all to be well again")
     assert sawyer("down", "--home", home).code == 0
+    assert up.wait(40) == 0
 
 
 def test_network_in_the_background_keeps_to_the_config_file_of_its_user(started, tmp_path):
