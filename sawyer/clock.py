@@ -36,5 +36,8 @@ class ManualClock:
 
 
 def iso(at_ms: int) -> str:
-    """`2026-01-31T12:00:00Z`, for people."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """`2026-01-31T12:00:00Z`, for people; a time that no calendar has is told as it is."""
+    try:
+        return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms after 1970"

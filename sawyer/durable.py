@@ -9,6 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 _UNNAMED = getattr(os, "O_TMPFILE", 0)
@@ -37,6 +38,33 @@ def create(path: Path, content: bytes) -> None:
         if not _link_unnamed(path, content):
             _link_draft(path, content)
         sync_folder(path.parent)
+
+
+def destroy(path: Path) -> None:
+    """Remove the file, its bytes overwritten first: as far as the file system and the disk really write in place, and
+    not in copies elsewhere. Nothing happens if there is none. Raises OSError."""
+    with naming(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY)
+        except FileNotFoundError:
+            return
+        _fill(descriptor, bytes(os.fstat(descriptor).st_size))
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def former_name(path: Path) -> Path:
+    """A name beside it that nothing has, for what must not be lost where something else takes its place."""
+    names = (path.with_name(f"{path.name}.former-{number}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file a name beside it, for good, and return that. Raises OSError."""
+    with naming(path):
+        former = path.rename(former_name(path))
+        sync_folder(path.parent)
+    return former
 
 
 @contextlib.contextmanager

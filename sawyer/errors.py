@@ -9,12 +9,18 @@ SawyerError                     1  failed
 ├── VerificationError           3  verified, and found wrong
 │   ├── NotCanonical               bytes are not the one canonical encoding of their content
 │   ├── BadSignature
+│   │   └── RetiredKey
+│   ├── SplitView                  two signed trees of one size: the log shows different books to different people
+│   ├── RolledBack                 a checkpoint smaller than one that was signed before
+│   ├── NotExtended                nothing shows that a newer tree has all of the older one
 │   ├── BookCorrupt                an entry, the chain or the tree does not hold; names the entry
 │   ├── ViewDiffers                a live view differs from the fold of the book; names the row
+│   ├── CopyDiffers                what JetStream holds is no copy of this book; names the row
 │   ├── ArtifactCorrupt            a model file does not match its manifest; names the file
 │   └── CheckpointCorrupt          a checkpoint to split does not hold what its config says
 ├── UnreachableError            4  nobody answered
 │   ├── ServerUnreachable          no NATS server there, or it refused us
+│   ├── NoCopy                     the NATS server has no JetStream, or no copy of this book
 │   ├── NobodyServes               no router, node or bookkeeper listens
 │   └── NoAnswer                   somebody listens, and did not answer in time
 ├── RefusedError                5  the other side understood, and said no
@@ -99,6 +105,34 @@ class BadSignature(VerificationError):
     code = "bad_signature"
 
 
+class RetiredKey(BadSignature):
+    """A checkpoint of a size at which this key was not, or no longer, the ledger's."""
+
+    code = "retired_key"
+    default_hint = (
+        "Whoever has a key that the ledger gave up made this: keep it as evidence, and ask the operator for the newest "
+        "checkpoint. `sawyer ledger replay` shows in a book from which entry on each key signs."
+    )
+
+
+class SplitView(VerificationError):
+    code = "split_view"
+    default_hint = (
+        "The ledger showed different books to different people: keep both checkpoints, they are the evidence, and show "
+        "them to everybody."
+    )
+
+
+class RolledBack(VerificationError):
+    code = "rolled_back"
+    default_hint = "Ask for the newest one. If the book itself is smaller than it was, it was cut: keep both of them."
+
+
+class NotExtended(VerificationError):
+    code = "not_extended"
+    default_hint = "Ask for a proof again. If it says the same, the book was rewritten: keep both as evidence."
+
+
 class BookCorrupt(VerificationError):
     """`seq` is the first entry that does not hold, `signer` who signed it, as far as that is known. The message names
     the entry."""
@@ -122,6 +156,11 @@ class ViewDiffers(VerificationError):
     default_hint = "The book is right and the view is not: stop the bookkeeper, delete views.sqlite, start it again."
 
 
+class CopyDiffers(VerificationError):
+    code = "copy_differs"
+    default_hint = "Find out why before you make it anew from the book: sawyer ledger copy --rebuild"
+
+
 class ArtifactCorrupt(VerificationError):
     code = "artifact_corrupt"
     default_hint = "Delete the model's folder and split the model again (the demo does it by itself)."
@@ -140,6 +179,11 @@ class UnreachableError(SawyerError):
 class ServerUnreachable(UnreachableError):
     code = "server_unreachable"
     default_hint = "Check the address and that a nats-server runs there."
+
+
+class NoCopy(UnreachableError):
+    code = "no_copy"
+    default_hint = "The network's bookkeeper makes the copy, where its NATS server has JetStream (nats-server -js)."
 
 
 class NobodyServes(UnreachableError):

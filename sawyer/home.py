@@ -69,6 +69,15 @@ class Home:
         return self.path / "checkpoint.txt"
 
     @property
+    def cosigned(self) -> Path:
+        """The newest checkpoint that witnesses cosigned, with their lines: the bookkeeper keeps it."""
+        return self.path / "cosigned.txt"
+
+    def witness(self, node: str) -> Path:
+        """The folder of what a node holds as a witness."""
+        return self.path / "witness" / node
+
+    @property
     def models(self) -> Path:
         return self.path / "models"
 
@@ -103,7 +112,29 @@ class Home:
 
     @property
     def ledger_key(self) -> Path:
+        """The ledger's first key, which the founding names: its successors are files of their own."""
         return self.keys / "ledger.nk"
+
+    def ledger_successor(self, key: str) -> Path:
+        """The seed file of a later key of the ledger."""
+        return self.keys / "ledgers" / f"{key}.nk"
+
+    def ledger_successors(self) -> list[Path]:
+        """The seed files of all later keys of the ledger, in no order that means anything."""
+        return sorted((self.keys / "ledgers").glob("*.nk"))
+
+    def former_key(self, key: str) -> Path:
+        """Where the seed of a key that was replaced is set aside: a book that is restored may still know it."""
+        return self.keys / "former" / f"{key}.nk"
+
+    def subject_key(self, name: str) -> Path:
+        """The file of the key with which personal data of an account are sealed."""
+        return self.keys / "subjects" / f"{name}.key"
+
+    @property
+    def successors(self) -> Path:
+        """The signed statements that replaced the pinned keys, as far as this home was told and has checked them."""
+        return self.path / "successors.ndjson"
 
     def account_key(self, name: str) -> Path:
         """The seed file of an account."""

@@ -20,10 +20,16 @@ KeyId = NewType("KeyId", str)
 SLUG_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """What may stand as one token of a NATS subject: no dots, spaces, `*` or `>`."""
 _SLUG: Final = re.compile(SLUG_PATTERN)
+NETWORK_PATTERN: Final = r"^[a-z0-9][a-z0-9.-]{0,62}/[a-z0-9-]{1,63}$"
+_NETWORK: Final = re.compile(NETWORK_PATTERN)
 
 
 def is_slug(text: str) -> bool:
     return _SLUG.fullmatch(text) is not None  # `$` alone would let a trailing newline into a subject
+
+
+def is_network(text: str) -> bool:
+    return _NETWORK.fullmatch(text) is not None
 
 
 def new_request_id() -> RequestId:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast
 
 import platformdirs
 
-from sawyer.contexts import DEFAULT_URL, Contexts, NatsTarget
+from sawyer.contexts import DEFAULT_URL, Contexts, NatsTarget, without_secret
 from sawyer.errors import UsageError
 from sawyer.home import Home
 from sawyer.ids import is_slug
@@ -54,6 +54,11 @@ class Value:
     rank: int
     source: str
 
+    @property
+    def shown(self) -> str:
+        """The text without what may be a password in it."""
+        return _shown(self.name, self.text)
+
 
 def _one_of(*words: str) -> Callable[[str], None]:
     def check(text: str) -> None:
@@ -61,6 +66,22 @@ def _one_of(*words: str) -> Callable[[str], None]:
             raise ValueError(f"Write {', '.join(words[:-1])} or {words[-1]}.")
 
     return check
+
+
+def _database(text: str) -> None:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("Write postgresql://USER@HOST/DATABASE; leave it out for a file in the home.")
+
+
+def _shown(name: str, text: str) -> str:
+    if name == "ledger_url":
+        text = text.partition("?")[0]
+    return without_secret(text) if name in ("nats", "ledger_url") else text
+
+
+def _verifiers(text: str) -> None:
+    if not (text.isdecimal() and int(text) <= 64):
+        raise ValueError("Write a number of processes, 64 at most; 0 for none.")
 
 
 def _slug(text: str) -> None:
@@ -102,6 +123,10 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("host", _user_name, "who is paid for what the node does", _slug),
     Known("device", lambda: "auto", "where experts run", _one_of("cpu", "cuda", "auto")),
     Known("threads", lambda: "0", "compute threads, 0 for all cores", _threads),
+    Known("ledger_url", lambda: "", "PostgreSQL database of the book; if empty, the book is a file in the home",
+          _database),
+    Known("ledger_verifiers", lambda: "0", "processes that verify signatures beside the bookkeeper; 0: a thread does",
+          _verifiers),
     Known("ledger_durability", lambda: "full", "of the book: full, or normal (a power cut may lose the last commits)",
           _one_of("full", "normal")),
     Known("loop", lambda: "auto", "event loop of the long-running programs; auto: uvloop where it is installed",
@@ -153,6 +178,12 @@ class Settings:
 
     def __getitem__(self, name: str) -> str:
         return self.values[name].text
+
+    @property
+    def book(self) -> Path | str:
+        """Where the bookkeeper of this home keeps the book: a file, or the address of a database, which may hold a
+        password."""
+        return self["ledger_url"] or self.home.book
 
     @property
     def durability(self) -> Literal["FULL", "NORMAL"]:
@@ -272,7 +303,8 @@ def _pick(
         try:
             known.check(text)
         except ValueError as error:
-            problems.append(UsageError(f"{known.name} is {text!r} ({source})", hint=str(error)))
+            shown = _shown(known.name, text)
+            problems.append(UsageError(f"{known.name} is {shown!r} ({source})", hint=str(error)))
         else:
             return Value(known.name, text, rank, source)
     return Value(known.name, known.default(), DEFAULT, "default")

@@ -14,11 +14,10 @@ from typing import Any, Final, TypeAlias
 
 from sawyer.errors import BY_CODE, MissingExtra
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.base import Strict
 from sawyer.schemas.events import KIND_OF, command_word
-from sawyer.schemas.exchanges import EXCHANGES, ROLES, VERBS, Command, Exchange, Micro, Payload, Plain
+from sawyer.schemas.exchanges import COPIED_ROWS, EXCHANGES, ROLES, VERBS, Command, Exchange, Micro, Payload, Plain
 from sawyer.schemas.messages import HEARTBEAT_KIND, ErrorBody, Heartbeat, LedgerCommand
-from sawyer.schemas.shapes import name_of, ref, shapes
+from sawyer.schemas.shapes import Shaped, is_shaped, name_of, ref, shapes
 from sawyer.schemas.signed import media_type
 from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest
 
@@ -32,9 +31,10 @@ ABOUT: Final = (
     "Every message between the parts of a Sawyer network, over NATS. JSON is canonical: keys sorted, no white space, "
     "UTF-8, integers below 2^53, no floats, absent instead of null. Activations are binary. A reply goes to the NATS "
     "reply subject of what it answers. A signature covers the DSSE pre-authentication encoding of a body's canonical "
-    "bytes under the media type in x-statement. No NATS headers. docs/protocol.md explains it, with worked examples."
+    "bytes under the media type in x-statement. Only copied rows have NATS headers. docs/protocol.md explains it, "
+    "with worked examples."
 )
-_STATEMENTS: Final[dict[type[Strict], str]] = {**KIND_OF, Heartbeat: HEARTBEAT_KIND}
+_STATEMENTS: Final[tuple[tuple[Shaped, str], ...]] = (*KIND_OF.items(), (Heartbeat, HEARTBEAT_KIND))
 _TYPES: Final = {"B": "u8", "H": "u16", "I": "u32"}
 _PARAMETERS: Final = {
     "node": ("A node, as it is registered.", "node-1"),
@@ -45,6 +45,8 @@ _PARAMETERS: Final = {
     "verb": ("Who is there, what it answers, or what came of it.", "PING"),
     "service": ("A kind of program: sawyer-node, sawyer-router or sawyer-bookkeeper.", "sawyer-node"),
     "instance": ("A program's name in the book.", "node-1"),
+    "network": ("A network's name, with __ for each . in it and _ for its /.", "sawyer-net_3f9a1c00"),
+    "row": ("What the row holds.", "entry"),
     "command": ("The first two words of the event's kind: tokens.reserved.v1 is tokens-reserved.", "tokens-reserved"),
 }
 _ACTIVATIONS: Final[dict[type, str]] = {
@@ -181,7 +183,7 @@ def _parameter(name: str, exchanges: list[Exchange]) -> Node:
     what, example = _PARAMETERS[name]
     payloads = [payload for each in exchanges for payload in each.payloads]
     words = [command_word(KIND_OF[each.body]) for each in payloads if isinstance(each, Command)]
-    choices = {"command": words, "verb": list(VERBS)}.get(name)
+    choices = {"command": words, "verb": list(VERBS), "row": list(COPIED_ROWS)}.get(name)
     return {"description": what, **({"enum": choices} if choices else {}), "examples": [example]}
 
 
@@ -229,7 +231,7 @@ def _message_name(payload: Payload) -> str:
         return payload.body.__name__
     if isinstance(payload, Micro):
         return f"Micro{payload.verb.capitalize()}"
-    return name_of(payload) if issubclass(payload, Strict) else payload.__name__
+    return name_of(payload) if is_shaped(payload) else payload.__name__
 
 
 def _message(payload: Payload) -> Node:
@@ -240,7 +242,7 @@ def _message(payload: Payload) -> Node:
         return _command(payload)
     if isinstance(payload, Micro):
         return _micro(payload)
-    if issubclass(payload, Strict):
+    if is_shaped(payload):
         return {"payload": ref(payload)}
     return _activation(payload)
 
@@ -290,11 +292,11 @@ def _binary(what: str, schema: Node) -> Node:
 
 def _schemas() -> Node:
     payloads = [payload for each in EXCHANGES for payload in (*each.payloads, *each.replies)]
-    models: set[type[Strict]] = {LedgerCommand, ErrorBody}
+    models: set[Shaped] = {LedgerCommand, ErrorBody}
     models |= {each.body for each in payloads if isinstance(each, Command)}
-    models |= {each for each in payloads if isinstance(each, type) and issubclass(each, Strict)}
+    models |= {each for each in payloads if is_shaped(each)}
     found = shapes(sorted(models, key=name_of))
-    for body, kind in _STATEMENTS.items():
+    for body, kind in _STATEMENTS:
         if f"Signed{body.__name__}" in found:
             found[f"Signed{body.__name__}"]["x-statement"] = media_type(kind)
     found["ErrorBody"]["x-codes"] = sorted(BY_CODE)

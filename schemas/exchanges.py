@@ -10,11 +10,12 @@ from sawyer.schemas import events, messages
 from sawyer.schemas.base import Strict
 from sawyer.schemas.events import Body
 from sawyer.schemas.messages import Heartbeat, QueryError
+from sawyer.schemas.shapes import Shaped
 from sawyer.schemas.signed import Signed
 from sawyer.schemas.subjects import PREFIX, ROUTERS
 from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest
 
-Role = Literal["router", "node", "client", "bookkeeper", "operator"]
+Role = Literal["router", "node", "client", "bookkeeper", "operator", "auditor"]
 
 ROLES: Final[dict[Role, str]] = {
     "router": "Runs a model's trunk and gates, asks nodes for experts, streams the text, has it billed.",
@@ -22,6 +23,7 @@ ROLES: Final[dict[Role, str]] = {
     "client": "Orders generations on a consumer's account.",
     "bookkeeper": "Writes every fact into the book, and answers what is in it.",
     "operator": "Runs the network: founds it, adds routers, publishes models and prices, grants budgets.",
+    "auditor": "Reads the copy of the book, verifies it, keeps views of its own.",
 }
 
 
@@ -54,10 +56,13 @@ class Micro:
 
 
 Activation: TypeAlias = type[ActivationRequest] | type[ActivationReply] | type[ActivationError]
-Payload: TypeAlias = type[Strict] | Activation | Command | Plain | Micro
+Payload: TypeAlias = Shaped | Activation | Command | Plain | Micro
 
 NOTHING: Final = Plain("Empty", "No bytes: the subject says it all.", at_most=0)
 ANYTHING: Final = Plain("AnyBytes", "Any bytes.")
+ENTRY_BYTES: Final = Plain("EntryBytes", "The exact bytes of an entry (docs/ledger-format.md).")
+NOTE: Final = Plain("CheckpointNote", "A checkpoint: a C2SP signed note, UTF-8.")
+COPIED_ROWS: Final = ("entry", "checkpoint")
 VERBS: Final = ("PING", "INFO", "STATS")
 
 
@@ -78,12 +83,12 @@ class Exchange:
     stream: bool = False
 
 
-def _recorded(by: Role, what: str, *bodies: type[Body]) -> Exchange:
+def _recorded(by: Role | tuple[Role, ...], what: str, *bodies: type[Body], name: str = "") -> Exchange:
     return Exchange(
-        name=f"{by}_command",
+        name=name or f"{by}_command",
         subject=f"{PREFIX}.ledger.<command>",
         what=f"{what} The reply comes after the durable commit; sent again, the same command has the same entry.",
-        senders=(by,),
+        senders=by if isinstance(by, tuple) else (by,),
         receivers=("bookkeeper",),
         payloads=tuple(map(Command, bodies)),
         replies=(messages.LedgerReply,),
@@ -196,13 +201,35 @@ EXCHANGES: Final[tuple[Exchange, ...]] = (
     _recorded("node", "Join with a key of its own.", events.NodeRegistered),
     _recorded("client", "Open an account with a key of its own.", events.AccountOpened),
     _recorded(
+        ("node", "client"),
+        "Take another key, signed by the old one and by the new one.",
+        events.KeyRotated,
+        name="rotation_command",
+    ),
+    _recorded(
+        ("node", "client", "router", "operator"),
+        "A key may sign nothing any more: by itself, or by the operator.",
+        events.KeyRevoked,
+        name="revocation_command",
+    ),
+    _recorded(
         "operator",
-        "Found the network; add keys, models, prices and budgets.",
+        "Found the network; add keys; publish models and prices; grant budgets; erase what is personal.",
         events.NetworkFounded,
         events.KeyAdded,
         events.ModelPublished,
         events.PricingPublished,
         events.TokensGranted,
+        events.SubjectErased,
+    ),
+    Exchange(
+        name="copied_row",
+        subject=f"{PREFIX}.ledger.copy.<network>.<row>",
+        what="A row of the book after its commit, in the order of the book and none left out. A JetStream stream keeps "
+        "it: sequence n is row n. Headers: docs/protocol.md. An auditor asks the stream; it need not listen here.",
+        senders=("bookkeeper",),
+        receivers=("auditor",),
+        payloads=(ENTRY_BYTES, NOTE),
     ),
     _asked(
         "network",
@@ -220,10 +247,24 @@ EXCHANGES: Final[tuple[Exchange, ...]] = (
     ),
     _asked(
         "account",
-        "An account: its key, its balance, and its newest grants.",
+        "An account: its key, its balance, and the grants that something is left of.",
         ("client", "operator"),
         messages.AccountReply,
         messages.AccountQuery,
+    ),
+    _asked(
+        "tree",
+        "What a witness may cosign: a checkpoint, and the proof that the log only grew since its last one.",
+        ("node",),
+        messages.TreeReply,
+        messages.TreeQuery,
+    ),
+    _asked(
+        "cosign",
+        "A witness's signature on the checkpoint that it was offered.",
+        ("node",),
+        messages.CosignReply,
+        messages.CosignQuery,
     ),
     _asked(
         "router",

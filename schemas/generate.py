@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from sawyer.schemas import asyncapi, events, messages, models
-from sawyer.schemas.base import Strict
+from sawyer.schemas.shapes import Shaped, model_of
 
 FOLDER = Path(__file__).resolve().parent / "json"
 ASYNCAPI = "asyncapi.yaml"
@@ -34,8 +34,8 @@ def write(folder: Path = FOLDER) -> None:
     folder.with_name(ASYNCAPI).write_text(bus, encoding="utf-8")
 
 
-def _published() -> dict[str, type[Strict]]:
-    found: dict[str, type[Strict]] = {f"event.{kind}.json": body for kind, body in events.KINDS.items()}
+def _published() -> dict[str, Shaped]:
+    found: dict[str, Shaped] = {f"event.{kind}.json": body for kind, body in events.KINDS.items()}
     found[f"statement.{events.REQUEST_KIND}.json"] = events.InferenceRequested
     found[f"statement.{events.RECEIPT_KIND}.json"] = events.WorkReceipted
     found["entry.json"] = events.EntryFrame
@@ -45,8 +45,8 @@ def _published() -> dict[str, type[Strict]]:
     return found
 
 
-def _render(model: type[Strict]) -> str:
-    return json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+def _render(shaped: Shaped) -> str:
+    return json.dumps(model_of(shaped).model_json_schema(), indent=2, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

@@ -11,22 +11,28 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from sawyer.errors import SawyerError, UnknownModel, WrongManifest, from_code
-from sawyer.schemas.base import Count, Hex32, Network, Positive, PublicKey, Sha256, Slug, Strict, Text, TimeMs
+from sawyer.schemas.base import Count, Fact, Hex32, Network, Positive, PublicKey, Sha256, Slug, Strict, Text, TimeMs
 from sawyer.schemas.events import (
     Decided,
     InferenceRequested,
+    KeyAdded,
     ModelPublished,
     NodeRegistered,
     PricingPublished,
+    TierName,
     VerifierKey,
     WorkReceipted,
 )
 from sawyer.schemas.signed import Kind, Signature, Signed
 
 MAX_PROMPT_CHARS: Final = 1_000_000
+MAX_SUCCESSORS: Final = 256
+"""Keys of the operator and of the ledger that one network may have had: all of them are told to newcomers."""
 MAX_STOP_STRINGS: Final = 16
 MAX_TOP_LOGPROBS: Final = 20
 MAX_BUCKETS_TOLD: Final = 100
+MAX_PROOF_HASHES: Final = 63
+"""Of one consistency proof, as in c2sp.org/tlog-witness."""
 
 Printable = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,128}$")]
 """What a stranger says of itself, short and without anything that could steer a terminal."""
@@ -277,7 +283,7 @@ class LedgerCommand(Strict):
     attestations: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=4)]
 
 
-class EntryRef(Strict):
+class EntryRef(Fact, frozen=True):
     """Where a fact stands in the book. `leaf` is its RFC 6962 leaf hash."""
 
     seq: Positive
@@ -287,12 +293,18 @@ class EntryRef(Strict):
     decided: Decided
 
 
-class LedgerReply(Strict):
-    """`entry` after the durable commit, or `error`. `repeated`: the entry was already there."""
+class LedgerReply(Fact, frozen=True):
+    """`entry` after the durable commit, or `error`. `repeated`: the entry was already there. A fact, though nobody
+    signs
+    it: the one writer makes thousands a second."""
 
+    repeated: bool
     entry: EntryRef | None = None
-    repeated: bool = False
     error: ErrorBody | None = None
+
+    @classmethod
+    def refused(cls, error: SawyerError) -> LedgerReply:
+        return cls(repeated=False, error=ErrorBody.of(error))
 
 
 class BalanceQuery(Strict):
@@ -300,12 +312,15 @@ class BalanceQuery(Strict):
 
 
 class BalanceReply(Strict):
-    """Tokens: `available` to reserve now, `held` by running requests, `consumed` ever. `seq`: as of this entry."""
+    """Tokens: `available` to reserve now, `held` by running requests, `consumed`, `expired` and `granted` ever. `seq`:
+    as
+    of this entry."""
 
     account: Slug
     available: Count
     held: Count
     consumed: Count
+    expired: Count
     granted: Count
     seq: Count
 
@@ -315,22 +330,24 @@ class AccountQuery(Strict):
 
 
 class AccountBucket(Strict):
-    """One grant. `granted` tokens are `available`, `held` or `consumed`; they can be reserved from `valid_from_ms`
-    on, before `expires_ms`. `seq` is the entry of the grant."""
+    """One grant, of a tier or of none. `granted` tokens are `available`, `held`, `consumed` or `expired`; they can be
+    reserved from `valid_from_ms` on, before `expires_ms`. `seq` is the entry of the grant."""
 
     grant: Slug
+    tier: TierName
     granted: Positive
     available: Count
     held: Count
     consumed: Count
+    expired: Count
     valid_from_ms: TimeMs
     expires_ms: TimeMs
     seq: Positive
 
 
 class AccountReply(Strict):
-    """An account: its key, the entry that opened it, and its budget. `buckets` are its newest grants, the newest first,
-    at most MAX_BUCKETS_TOLD of all `grants`."""
+    """An account: its key, the entry that opened it, and its budget. `buckets` are those of its `grants` that something
+    is left of, the soonest to expire first, at most MAX_BUCKETS_TOLD."""
 
     account: Slug
     key: PublicKey
@@ -340,20 +357,37 @@ class AccountReply(Strict):
     buckets: Annotated[tuple[AccountBucket, ...], Field(max_length=MAX_BUCKETS_TOLD)]
 
 
+class Successor(Strict):
+    """A later key of the operator or of the ledger: the signed statement that gave it its role, and the size of the
+    first checkpoint that covers it. That one is the last that the ledger's key before it signs."""
+
+    added: Signed[KeyAdded]
+    covered: Positive
+
+
 class NetworkReply(Strict):
     """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models. `checkpoint`
-    is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not
-    hold it. `now_ms` is the bookkeeper's clock."""
+    is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not hold it.
+    `ledger_vkey` and `operator` are those of the founding; `successors` those that replaced them, in order, each named
+    by the operator of its time. `now_ms` is the bookkeeper's clock."""
 
     network: Network
     ledger_vkey: VerifierKey
     operator: PublicKey
+    successors: Annotated[tuple[Successor, ...], Field(max_length=MAX_SUCCESSORS)]
     mode: Literal["test", "live"]
     models: tuple[ModelPublished, ...]
     pricing: PricingPublished | None = None
     size: Count
     checkpoint: Text
     now_ms: TimeMs
+
+    def format_of(self, model: str) -> str:
+        """The format of the newest weights of a model, which is part of its price. Raises UnknownModel."""
+        for published in self.models:
+            if published.model == model:
+                return published.format
+        raise UnknownModel(f"the network publishes no model {model}", hint="Publish it first, or check its name.")
 
     def check_published(self, model: str, manifest: str) -> None:
         """Raises UnknownModel or WrongManifest unless the network publishes exactly these weights under this name."""
@@ -412,11 +446,40 @@ class RouterReply(Strict):
     nodes: tuple[SeenNode, ...]
 
 
+class TreeQuery(Strict):
+    """A witness asks what it may cosign. `size`: of the checkpoint that it cosigned last, 0 before the first."""
+
+    size: Count
+
+
+class TreeReply(Strict):
+    """The checkpoint that is offered to every witness for some time, and RFC 6962's proof that its tree has all of the
+    tree of the size that was asked with: nothing if there is nothing to prove."""
+
+    note: Text
+    hashes: Annotated[tuple[Sha256, ...], Field(max_length=MAX_PROOF_HASHES)]
+
+
+class CosignQuery(Strict):
+    """A witness's line (C2SP tlog-cosignature) for the offered checkpoint of this size."""
+
+    node: Slug
+    size: Positive
+    line: Text
+
+
+class CosignReply(Strict):
+    """The newest checkpoint that was cosigned, and by how many witnesses."""
+
+    size: Positive
+    witnesses: Count
+
+
 class QueryError(Strict):
     error: ErrorBody
 
 
-MESSAGES: Final[tuple[type[Strict], ...]] = (
+MESSAGES: Final[tuple[type[Strict | Fact], ...]] = (
     InferRequest,
     InferMessage,
     Finish,
@@ -431,5 +494,9 @@ MESSAGES: Final[tuple[type[Strict], ...]] = (
     NetworkReply,
     MembersReply,
     RouterReply,
+    TreeQuery,
+    TreeReply,
+    CosignQuery,
+    CosignReply,
     QueryError,
 )

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeGuard, cast, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from sawyer.schemas import base, events, signed
-from sawyer.schemas.base import Strict
+from sawyer.schemas import base, events, signed, texts
+from sawyer.schemas.base import Fact, Strict
 
 Schema: TypeAlias = dict[str, Any]
+Shaped: TypeAlias = type[Strict] | type[Fact]
+"""What has a schema: a message, or a fact."""
 
 AT: Final = "#/components/schemas/"
 NULL: Final[Schema] = {"type": "null"}
@@ -38,23 +40,36 @@ _ORDER: Final = ("description", "type", "const", "enum", "required", "properties
 _NOISE: Final = frozenset({"title", "default", "discriminator"})
 
 
-def shapes(models: Iterable[type[Strict]]) -> dict[str, Schema]:
+def shapes(models: Iterable[Shaped]) -> dict[str, Schema]:
     """Name -> schema of these models, of every model inside them, and of the shared types of their fields."""
-    wanted: list[tuple[type[Strict], Literal["validation"]]] = [(model, "validation") for model in models]
+    wanted: list[tuple[type[Strict], Literal["validation"]]] = [(model_of(each), "validation") for each in models]
     _, document = models_json_schema(wanted, ref_template=AT + "{model}")
     shared = {name: {"description": what, **_plain(kind)} for name, (kind, what) in _SHARED.items()}
     found = {_name(key): _shape(schema) for key, schema in document["$defs"].items()}
     return dict(sorted((shared | found).items()))
 
 
-def ref(model: type[Strict]) -> Schema:
-    """A reference to a model's schema."""
-    return {"$ref": AT + name_of(model)}
+def is_shaped(payload: object) -> TypeGuard[Shaped]:
+    """True for messages and facts, generic ones too (`Signed[Heartbeat]`)."""
+    kind = get_origin(payload) or payload
+    return isinstance(kind, type) and issubclass(kind, Strict | Fact)
 
 
-def name_of(model: type[Strict]) -> str:
+def model_of(shaped: Shaped) -> type[Strict]:
+    """The pydantic model: a message is one, a fact has a twin."""
+    if isinstance(shaped, type) and issubclass(shaped, Strict):
+        return shaped
+    return cast("type[Strict]", texts.model_of(shaped, Strict))
+
+
+def ref(shaped: Shaped) -> Schema:
+    """A reference to its schema."""
+    return {"$ref": AT + name_of(shaped)}
+
+
+def name_of(shaped: Shaped) -> str:
     """Its name among the schemas: `Signed[Heartbeat]` is `SignedHeartbeat`."""
-    return model.__name__.replace("[", "").replace("]", "")
+    return model_of(shaped).__name__.replace("[", "").replace("]", "")
 
 
 def _shape(schema: Any) -> Any:

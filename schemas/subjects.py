@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from sawyer.errors import UsageError
-from sawyer.ids import ModelId, NodeId, RequestId, is_slug
+from sawyer.ids import ModelId, NetworkId, NodeId, RequestId, is_slug
 
 PREFIX: Final = "sawyer.v1"
 ROUTERS: Final = "routers"
@@ -69,8 +69,30 @@ def all_ledger() -> str:
     return f"{PREFIX}.ledger.*"
 
 
+def ledger_copy(network: NetworkId, row: Literal["entry", "checkpoint"]) -> str:
+    """Bookkeeper -> JetStream: a row of the book, after its commit."""
+    return f"{PREFIX}.ledger.copy.{network_token(network)}.{row}"
+
+
+def all_ledger_copies(network: NetworkId) -> str:
+    """What the stream of one network's copy listens on."""
+    return f"{PREFIX}.ledger.copy.{network_token(network)}.*"
+
+
+def network_token(network: NetworkId) -> str:
+    """A network's name as one token; no two names have the same. A name holds no `_`, and one `/`: it is the last."""
+    return _token(network.replace(".", "__").replace("/", "_"))
+
+
+def network_of(token: str) -> NetworkId:
+    """The network whose name `network_token` made this of."""
+    name, _, part = token.rpartition("_")
+    return NetworkId(f"{name.replace('__', '.')}/{part}")
+
+
 def query(what: str) -> str:
-    """Anyone allowed -> bookkeeper (network, members, balance, account) or router (router): a read-only question."""
+    """Anyone allowed -> bookkeeper (network, members, balance, account, tree, cosign) or router (router): a question
+    that writes nothing into the book."""
     return f"{PREFIX}.query.{_token(what)}"
 
 
@@ -90,7 +112,8 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sawyer.v1.echo.<model>", "node", "router", "any bytes -> the same bytes"),
     ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
     ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),
-    ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance, account; router"),
+    ("sawyer.v1.ledger.copy.<network>.<row>", "bookkeeper", "auditor", "a row of the book, kept by JetStream"),
+    ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance, account, tree, cosign; router"),
 )
 """(pattern, who sends, who listens, what)."""
 

@@ -19,6 +19,8 @@ MAX_FILE_LINES: Final = 500
 MAX_FUNCTION_LINES: Final = 60
 SOURCE: Final = ("sawyer/", "projections/", "schemas/")
 MONEY: Final = ("sawyer/economy/", "sawyer/money.py", "projections/", "sawyer/ledger/", "schemas/events.py")
+FLOAT_CALLS: Final = frozenset({"total_seconds", "timestamp", "perf_counter", "monotonic", "truediv", "fsum"})
+FLOAT_MODULES: Final = frozenset({"decimal", "fractions", "statistics", "cmath", "numbers"})
 VAGUE_NAMES: Final = frozenset({"util", "utils", "common", "helper", "helpers", "manager", "managers", "misc"})
 UNFINISHED: Final = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
 SKIPS: Final = frozenset({"skip", "skipif", "xfail", "importorskip", "skipTest", "skipIf", "skipUnless"})
@@ -82,6 +84,12 @@ def money_is_integer(file: Sample) -> Iterator[Finding]:
             yield node.lineno, "true division: use //"
         elif isinstance(node, ast.Name) and node.id in ("float", "complex", "round"):
             yield node.lineno, f"{node.id} in money code"
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(node.right, ast.UnaryOp):
+            yield node.lineno, "a negative power is a fraction"
+        elif isinstance(node, ast.Attribute) and node.attr in FLOAT_CALLS:
+            yield node.lineno, f"{node.attr} gives a float"
+        elif isinstance(node, ast.Import | ast.ImportFrom) and FLOAT_MODULES.intersection(_imported(node)):
+            yield node.lineno, "imports numbers that are not integers"
 
 
 def test_runs_whole_or_fails(file: Sample) -> Iterator[Finding]:
@@ -135,6 +143,10 @@ def public_names_are_documented(file: Sample) -> Iterator[Finding]:
 def _functions(file: Sample) -> Iterator[Function]:
     if file.path.endswith(".py"):
         yield from (node for node in ast.walk(file.tree()) if isinstance(node, Function))
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    return {node.module or ""} if isinstance(node, ast.ImportFrom) else {alias.name for alias in node.names}
 
 
 def _joins_a_path(node: ast.BinOp) -> bool:
@@ -195,6 +207,10 @@ BROKEN: Final[list[tuple[Rule, str, str, int]]] = [
     (money_is_integer, "projections/a.py", "def f(a: float): ...\n", 1),
     (money_is_integer, "schemas/events.py", "x = round(y)\n", 1),
     (money_is_integer, "sawyer/economy/a.py", "x = 2j\n", 1),
+    (money_is_integer, "sawyer/economy/a.py", "x = 10 ** -3\n", 1),
+    (money_is_integer, "sawyer/ledger/a.py", "\nx = at.timestamp()\n", 2),
+    (money_is_integer, "projections/a.py", "from fractions import Fraction\n", 1),
+    (money_is_integer, "projections/a.py", "import decimal\n", 1),
     (test_runs_whole_or_fails, "tests/a.py", "import pytest\npytest.skip('no')\n", 2),
     (test_runs_whole_or_fails, "tests/a.py", "@pytest.mark.xfail\ndef test_a(): ...\n", 1),
     (test_runs_whole_or_fails, "tests/a.py", "from pytest import importorskip\n", 1),
@@ -215,6 +231,7 @@ KEPT: Final[list[tuple[Rule, str, str]]] = [
     (module_has_a_docstring, "sawyer/a.py", '"""Owns a."""\n'),
     (money_is_integer, "sawyer/ledger/a.py", "x = home / 'book.sqlite'\ny = home / f'{x}.json'\nz = a // b\n"),
     (money_is_integer, "sawyer/router/a.py", "x = 0.5\n"),
+    (money_is_integer, "sawyer/money.py", "x = -(-a // 10**6)\n"),
     (test_runs_whole_or_fails, "tests/a.py", "import pytest\npytest.raises(ValueError)\n"),
     (test_does_not_sleep, "tests/a.py", "await asyncio.sleep(0)\n"),
     (nothing_is_left_for_later, "docs/a.md", "A todo list that hackers like.\n"),

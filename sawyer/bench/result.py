@@ -110,11 +110,11 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What was wanted of the first model, and whether this run had it."""
+    """What was wanted, and whether this run had it."""
 
     name: str
-    wanted: int
-    got: int
+    wanted: float
+    got: float
     met: bool
 
 

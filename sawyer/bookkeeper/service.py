@@ -1,32 +1,35 @@
-"""Commands off the bus -> the one writer. The handler enqueues, verifiers check signatures in threads, one writer task
-commits what is ready as one transaction and answers all of it (group commit). Owns no rule: those are in ledger/."""
+"""Commands off the bus -> the one writer. The handler enqueues, verifiers check signatures beside the loop
+(verifying.py), one writer task commits what is ready as one transaction and answers all of it (group_commit.py). Owns
+no rule: those are in ledger/."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
+from sawyer.bookkeeper.group_commit import QUEUE_LIMIT, GroupCommit
+from sawyer.bookkeeper.verifying import JOB_COMMANDS, Verifiers
+from sawyer.bookkeeper.witnessing import Witnessing
 from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.discovery import BOOKKEEPER, About, Discovery, Endpoint
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.bus.service import Service
+from sawyer.bus.service import NEVER_ANSWERED, Service
 from sawyer.clock import Clock
 from sawyer.errors import Busy, MalformedMessage, SawyerError
 from sawyer.ids import AccountId
 from sawyer.ledger.book import Book
-from sawyer.ledger.commands import VerifiedCommand
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
-from sawyer.schemas.messages import AccountQuery, BalanceQuery, ErrorBody, LedgerCommand, LedgerReply
+from sawyer.schemas.messages import AccountQuery, BalanceQuery, LedgerReply
 
-QUEUE_LIMIT: Final = 1024
 MAX_COMMAND_BYTES: Final = 1024 * 1024
-BATCH_LIMIT: Final = 256
-VERIFIERS: Final = 4
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+JOBS: Final = 4
+"""Jobs of verifying under way at once."""
 QUERY_LIMIT: Final = 1024
 EXPIRY_EVERY_S: Final = 1.0
 BOOKKEEPER_ID: Final = "bookkeeper"
@@ -34,22 +37,29 @@ BOOKKEEPER_ID: Final = "bookkeeper"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Verified:
-    command: VerifiedCommand
-    reply_to: str
-
-
 class Bookkeeper:
-    """Run it with `await run()`; it returns after `stop()`, or raises what made the book unusable."""
+    """Run it with `await run()`; it returns after `stop()`, or raises what made the book unusable. `committed` is
+    called after each commit, when it is answered; `witnessing` keeps cosignatures (in memory by default)."""
 
-    def __init__(self, bus: Bus, book: Book, clock: Clock, version: str = "0.0.0") -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        book: Book,
+        clock: Clock,
+        version: str = "0.0.0",
+        committed: Callable[[], None] = lambda: None,
+        witnessing: Witnessing | None = None,
+        verifiers: Verifiers | None = None,
+    ) -> None:
+        self._verifiers = verifiers or Verifiers()
+        self._witnessing = witnessing or Witnessing(book, clock)
         self._version = version
         self._bus = bus
         self._book = book
         self._clock = clock
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(QUEUE_LIMIT)
-        self._ready: asyncio.Queue[_Verified] = asyncio.Queue(QUEUE_LIMIT)
+        self._writer = GroupCommit(book, clock, committed)
+        self._waiting_bytes = 0
         self._stopping = asyncio.Event()
         self._refusals: set[asyncio.Task[None]] = set()
 
@@ -67,8 +77,8 @@ class Bookkeeper:
             await service.start()
         await self._bus.flush()
         started()
-        tasks = [asyncio.create_task(self._verify()) for _ in range(VERIFIERS)]
-        tasks += [asyncio.create_task(self._write()), asyncio.create_task(self._expire())]
+        tasks = [asyncio.create_task(self._verify()) for _ in range(JOBS)]
+        tasks += [asyncio.create_task(self._writer.run()), asyncio.create_task(self._expire())]
         try:
             await self._until_stopped(tasks, subscription)
         finally:
@@ -96,62 +106,57 @@ class Bookkeeper:
     async def _settled(self) -> None:
         """Returns when every command that arrived is answered."""
         await self._arrived.join()
-        await self._ready.join()
+        await self._writer.settled()
 
     def _enqueue(self, message: Message) -> None:
+        if message.reply.startswith(NEVER_ANSWERED):
+            return
         if len(message.data) > MAX_COMMAND_BYTES:
             self._refuse_soon(message, MalformedMessage(f"a command is at most {MAX_COMMAND_BYTES} bytes"))
             return
         try:
+            if self._waiting_bytes > MAX_WAITING_BYTES:
+                raise asyncio.QueueFull
             self._arrived.put_nowait(message)
+            self._waiting_bytes += len(message.data)
         except asyncio.QueueFull:
-            self._refuse_soon(message, Busy(f"{QUEUE_LIMIT} commands are waiting already"))
+            self._refuse_soon(message, Busy("so many commands are waiting already that this one has no room"))
 
     def _refuse_soon(self, message: Message, error: SawyerError) -> None:
-        task = asyncio.get_running_loop().create_task(self._reply(message.reply, _refusal(error)))
+        task = asyncio.get_running_loop().create_task(self._reply(message.reply, LedgerReply.refused(error)))
         self._refusals.add(task)
         task.add_done_callback(self._refusals.discard)
 
     async def _verify(self) -> None:
         while True:
-            message = await self._arrived.get()
+            job = [await self._arrived.get()]
+            while len(job) < JOB_COMMANDS and not self._arrived.empty():
+                job.append(self._arrived.get_nowait())
             try:
-                verified = await asyncio.to_thread(self._read, message.data)
-                await self._ready.put(_Verified(verified, message.reply))
-            except SawyerError as error:
-                await self._reply(message.reply, _refusal(error))
+                await self._hand_over(job)
             finally:
-                self._arrived.task_done()
+                for message in job:
+                    self._waiting_bytes -= len(message.data)
+                    self._arrived.task_done()
 
-    def _read(self, raw: bytes) -> VerifiedCommand:
-        return self._book.verify(read(LedgerCommand, raw))
-
-    async def _write(self) -> None:
-        while True:
-            batch = [await self._ready.get()]
-            while len(batch) < BATCH_LIMIT and not self._ready.empty():
-                batch.append(self._ready.get_nowait())
-            try:
-                await self._commit(batch)
-            finally:
-                for _ in batch:
-                    self._ready.task_done()
-
-    async def _commit(self, batch: list[_Verified]) -> None:
-        commands = [item.command for item in batch]
+    async def _hand_over(self, job: list[Message]) -> None:
+        """What verifies goes to the writer, what does not is answered."""
         try:
-            replies = await asyncio.to_thread(self._book.commit, commands, self._clock.now_ms())
+            found = await self._verifiers.verify([message.data for message in job])
         except SawyerError as error:
-            for item in batch:
-                await self._reply(item.reply_to, _refusal(error))
-            raise
-        for item, reply in zip(batch, replies, strict=True):
-            await self._reply(item.reply_to, reply)
+            found = [error for _ in job]
+        for message, verified in zip(job, found, strict=True):
+            if isinstance(verified, SawyerError):
+                await self._reply(message.reply, LedgerReply.refused(verified))
+            else:
+                await self._writer.put(verified, functools.partial(self._reply, message.reply))
 
     async def _expire(self) -> None:
+        """What is due is ended once a second, and the views catch up."""
         while True:
             for command in await asyncio.to_thread(self._book.expire, self._clock.now_ms()):
-                await self._ready.put(_Verified(command, ""))
+                await self._writer.put(command, functools.partial(self._reply, ""))
+            await asyncio.to_thread(self._book.catch_up)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EXPIRY_EVERY_S):
                     await self._stopping.wait()
@@ -170,6 +175,8 @@ class Bookkeeper:
             "network": lambda _: self._book.network(self._clock.now_ms()),
             "members": lambda _: self._book.members(),
             "account": lambda raw: self._book.account(AccountId(read(AccountQuery, raw).account), self._clock.now_ms()),
+            "tree": self._witnessing.tree,
+            "cosign": self._witnessing.cosign,
             "balance": lambda raw: self._book.balance(AccountId(read(BalanceQuery, raw).account), self._clock.now_ms()),
         }
 
@@ -179,7 +186,3 @@ class Bookkeeper:
             return reply.canonical()
 
         return serve
-
-
-def _refusal(error: SawyerError) -> LedgerReply:
-    return LedgerReply(error=ErrorBody.of(error))

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from sawyer.bus.protocol import Bus, Message
 from sawyer.errors import MalformedMessage, NoAnswer, NobodyServes, SawyerError, UnreachableError
 from sawyer.schemas import subjects
-from sawyer.schemas.base import Strict, first_problem
+from sawyer.schemas.base import UNREADABLE, Strict, first_problem
 from sawyer.schemas.events import command_word
 from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerReply, QueryError
+from sawyer.schemas.texts import decoder_of
 
 ASK_TIMEOUT_S: Final = 5.0
 RECORD_TIMEOUT_S: Final = 5.0
@@ -22,13 +23,19 @@ RECORD_PAUSE_S: Final = 0.2
 SURVEY_WINDOW_S: Final = 0.25
 SURVEY_LIMIT: Final = 256
 
-ReplyT = TypeVar("ReplyT", bound=Strict)
+ReplyT = TypeVar("ReplyT", bound=Strict | LedgerReply)
+StrictT = TypeVar("StrictT", bound=Strict)
 
 
 def read(kind: type[ReplyT], raw: bytes) -> ReplyT:
     """A message of this kind. Raises MalformedMessage naming the first field that is wrong."""
     try:
-        return kind.model_validate_json(raw)
+        if issubclass(kind, Strict):
+            return kind.model_validate_json(raw)
+        found: ReplyT = decoder_of(kind).decode(raw)
+        return found
+    except UNREADABLE as error:
+        raise MalformedMessage(f"not a valid {kind.__name__}: {error}") from error
     except ValidationError as error:
         raise MalformedMessage(f"not a valid {kind.__name__}: {first_problem(error)}") from error
 
@@ -45,7 +52,7 @@ async def ask(
     raise refused.error.to_error()
 
 
-async def survey(bus: Bus, what: str, reply: type[ReplyT], *, window_s: float = SURVEY_WINDOW_S) -> list[ReplyT]:
+async def survey(bus: Bus, what: str, reply: type[StrictT], *, window_s: float = SURVEY_WINDOW_S) -> list[StrictT]:
     """A query that several programs answer: what came until nothing more came for `window_s`; at most SURVEY_LIMIT.
     Answers that are not of this kind are left out. Raises NobodyServes if nobody listens, NoAnswer if nobody answers
     within ASK_TIMEOUT_S."""
@@ -57,7 +64,7 @@ async def survey(bus: Bus, what: str, reply: type[ReplyT], *, window_s: float = 
             arrived.put_nowait(message)
 
     subscription = await bus.subscribe(inbox, take)
-    found: list[ReplyT] = []
+    found: list[StrictT] = []
     answers = 0
     try:
         await bus.publish(subject, b"", inbox)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,12 +12,14 @@ MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024 - 4096
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What arrived. `no_responders`: the server's word that nobody listens on the subject we published to."""
+    """What arrived. `no_responders`: the server's word that nobody listens on the subject we published to. `headers`:
+    only JetStream's messages have any."""
 
     subject: str
     data: bytes
     reply: str = ""
     no_responders: bool = False
+    headers: Mapping[str, str] | None = None
 
 
 Handler = Callable[[Message], None]

@@ -22,7 +22,11 @@ ANY_PORT: Final = "127.0.0.1:-1"
 _CONFIG: Final = """\
 listen: {listen}
 ports_file_dir: {folder}
-jetstream {{ store_dir: {store} }}
+jetstream {{
+  store_dir: {store}
+  max_memory_store: 64MB
+  max_file_store: 64GB
+}}
 max_payload: 8MB
 ping_interval: "5s"
 ping_max: 2

@@ -1,4 +1,5 @@
-"""`sawyer account` and `sawyer balance`: open an account, look at one; as operator of a test network, grant tokens."""
+"""`sawyer account` and `sawyer balance`: open an account, look at one; as operator, grant tokens and erase what is
+personal."""
 
 from __future__ import annotations
 
@@ -10,14 +11,16 @@ import typer
 from sawyer.cli import output
 from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.clock import SystemClock, iso
-from sawyer.errors import NotAuthorised, RefusedError, UnknownAccount
-from sawyer.home import Home, Pin
+from sawyer.economy.periods import day_of
+from sawyer.errors import Cancelled, RefusedError, UnknownAccount, UsageError
+from sawyer.home import Home
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
-    from sawyer.schemas.messages import AccountReply, BalanceReply, EntryRef, NetworkReply
+    from sawyer.schemas.events import TokensGranted
+    from sawyer.schemas.messages import AccountReply, BalanceReply, NetworkReply
 
-app = typer.Typer(help="Open an account, look at it, grant tokens in a test network.", no_args_is_help=True)
+app = typer.Typer(help="Open an account, look at it, grant tokens, erase what is personal.", no_args_is_help=True)
 
 MAX_TOKENS: Final = (2**53 - 1) // 10
 """What an account may be granted in all, so that its price stays below 2^53 micro-USD."""
@@ -26,7 +29,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="By default SA
 
 @app.callback()
 def group() -> None:
-    """Open an account, look at it, grant tokens in a test network."""
+    """Open an account, look at it, grant tokens, erase what is personal."""
 
 
 @app.command("open", epilog="Example: sawyer account open alice --nats nats://HOST:4222")
@@ -55,7 +58,7 @@ def show_command(
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Show an account: its key, its tokens, and the grants that they came from."""
+    """Show an account: its key, its tokens, and the grants that they come from, with tier and expiry."""
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=name)
     reply = asyncio.run(_look(settings))
     if as_json:
@@ -64,19 +67,79 @@ def show_command(
         _show(reply, settings.home)
 
 
-@app.command("grant", epilog="Example: sawyer account grant alice 100000")
+@app.command("grant", epilog="Example: sawyer account grant alice --tier explorer --start 2026-01-31")
 def grant_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The account.")],
-    tokens: Annotated[int, typer.Argument(metavar="TOKENS", min=1, max=MAX_TOKENS, help="How many.")],
+    tokens: Annotated[
+        int | None, typer.Argument(metavar="TOKENS", min=1, max=MAX_TOKENS, help="How many; or a --tier.")
+    ] = None,
+    tier: Annotated[str, typer.Option("--tier", help="One paid period: explorer, builder or operator.")] = "",
+    start: Annotated[str, typer.Option("--start", metavar="DATE", help="Its first day, UTC (default: today).")] = "",
+    anchor: Annotated[
+        int, typer.Option("--anchor", metavar="DAY", min=0, max=31, help="Day of the month on which periods begin.")
+    ] = 0,
+    note: Annotated[str, typer.Option("--note", help="Something personal: sealed, readable in this home alone.")] = "",
     as_json: JsonOption = False,
     home: HomeOption = None,
     nats: NatsOption = "",
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Grant tokens to an account of a test network; no money moves. Only in the operator's home."""
+    """Grant tokens, or a paid period of a tier, in a test network; no money moves. Only in the operator's home.
+
+    A period runs to the same day of the next month; what is left of it then lives one month more. Granting the same
+    period again changes nothing.
+    """
+    from sawyer.cli.granting import Gift, day_ms, grant
+    from sawyer.cli.grants import tier_named
+
+    if (tokens is None) == (not tier):
+        raise UsageError("grant either TOKENS or a period of a --tier", hint="sawyer account grant alice 100000")
+    if not tier and (start or anchor):
+        raise UsageError("--start and --anchor are about the period of a --tier", hint="Leave them out.")
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=name)
-    asyncio.run(_grant(settings, tokens, as_json=as_json))
+    gift = Gift(tokens or 0, tier_named(tier) if tier else None, day_ms(start), anchor, note)
+    body, entry, reply = asyncio.run(grant(settings, gift))
+    if as_json:
+        output.emit_json(
+            {"account": reply.account, "grant": body.grant, "tier": body.tier, "tokens": body.tokens,
+             "expires_ms": body.expires_ms, "entry": entry.seq, "balance": reply.balance.model_dump(mode="json")}
+        )  # fmt: skip
+        return
+    what = f"{body.tokens:,} tokens" + (f" (tier {body.tier}, {_period(body)})" if body.tier else "")
+    output.line(f"granted {what} to {reply.account} (entry {entry.seq}): {reply.balance.available:,} to spend now")
+    if note:
+        output.say(
+            f"The note is sealed; its key is {settings.home.subject_key(reply.account)}: keep it with the others."
+        )
+
+
+@app.command("erase", epilog="Example: sawyer account erase alice")
+def erase_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The account.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    nats: NatsOption = "",
+    context: ContextOption = "",
+    creds: CredsOption = None,
+) -> None:
+    """Make what is sealed about an account unreadable, for good: its key is destroyed. Only in the operator's home.
+
+    The account, its tokens and its entries stay: they hold no personal data. Nothing more can be sealed for it. Copies
+    of the key in backups of this home are yours to destroy. Cut short, it is finished by running it again.
+    """
+    from sawyer.cli.erasing import erase
+
+    settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=name)
+    if not yes and not typer.confirm(f"Nobody will read again what is sealed for {name}. Erase?", err=True):
+        raise Cancelled("nothing was erased")
+    had_key, entry = asyncio.run(erase(settings))
+    if as_json:
+        output.emit_json({"account": name, "key_destroyed": had_key, "entry": entry.seq})
+        return
+    was = "its subject key is destroyed" if had_key else "there was no subject key here any more"
+    output.line(f"{name} is erased (entry {entry.seq}): {was}")
 
 
 def balance(
@@ -87,7 +150,7 @@ def balance(
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Show the tokens of an account: to spend, held by running requests, consumed, ever granted."""
+    """Show the tokens of an account: to spend, held by running requests, consumed, expired, ever granted."""
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=account)
     reply = asyncio.run(_look(settings)).balance
     if as_json:
@@ -98,7 +161,7 @@ def balance(
 
 async def _open(settings: Settings, *, as_json: bool) -> None:
     from sawyer.bus.calls import ask
-    from sawyer.cli.session import connected
+    from sawyer.cli.session import connected, opened
     from sawyer.client.aio import AsyncClient
     from sawyer.identity.keys import load_or_create
     from sawyer.schemas.messages import AccountQuery, AccountReply
@@ -109,23 +172,21 @@ async def _open(settings: Settings, *, as_json: bool) -> None:
         key = load_or_create(home.account_key(account))
         async with AsyncClient(account=account, key=key, bus=bus) as client:
             try:
-                entry = await client.open_account()
+                seq = await opened(client, key)
             except RefusedError:
                 if not was_there:  # a key that opens nothing would only mislead
                     home.account_key(account).unlink(missing_ok=True)
                 raise
         reply = await ask(bus, "account", AccountReply, AccountQuery(account=account))
-    _tell_open(settings, network, reply, entry, as_json=as_json)
+    _tell_open(settings, network, reply, seq, as_json=as_json)
 
 
-def _tell_open(
-    settings: Settings, network: NetworkReply, reply: AccountReply, entry: EntryRef, *, as_json: bool
-) -> None:
+def _tell_open(settings: Settings, network: NetworkReply, reply: AccountReply, seq: int, *, as_json: bool) -> None:
     if as_json:
-        document = {"account": reply.account, "key": reply.key, "network": network.network, "entry": entry.seq}
+        document = {"account": reply.account, "key": reply.key, "network": network.network, "entry": seq}
         output.emit_json({**document, "balance": reply.balance.model_dump(mode="json")})
         return
-    output.line(f"account {reply.account} is open on {network.network} (entry {entry.seq})")
+    output.line(f"account {reply.account} is open on {network.network} (entry {seq})")
     output.line(f"its key: {settings.home.account_key(reply.account)}")
     if reply.balance.available:
         output.say(f'{reply.balance.available:,} tokens to spend: sawyer generate "It was a"')
@@ -153,44 +214,8 @@ async def _look(settings: Settings) -> AccountReply:
             ) from error
 
 
-async def _grant(settings: Settings, tokens: int, *, as_json: bool) -> None:
-    from sawyer.cli.founding import Founder
-    from sawyer.cli.session import connected
-
-    home, account = settings.home, settings["account"]
-    pin = _operators_pin(home)
-    async with connected(settings, "operator") as (bus, network):
-        if network.mode != "test":
-            raise RefusedError(f"{network.network} is a live network", hint="There, tokens are bought.")
-        founder = Founder(bus, home, pin, SystemClock())
-        try:
-            entry = await founder.grant(account, tokens)
-        except UnknownAccount as error:
-            raise UnknownAccount(
-                f"there is no account {account} on {network.network}",
-                hint=f"Its owner opens it first: sawyer account open {account}",
-            ) from error
-    reply = await _look(settings)
-    if as_json:
-        document = {"account": account, "tokens": tokens, "entry": entry.seq}
-        output.emit_json({**document, "balance": reply.balance.model_dump(mode="json")})
-    else:
-        output.line(
-            f"granted {tokens:,} tokens to {account} (entry {entry.seq}): {reply.balance.available:,} to spend now"
-        )
-
-
-def _operators_pin(home: Home) -> Pin:
-    """The pin of a home that holds its network's operator key. Raises NotAuthorised for any other."""
-    from sawyer.identity.keys import load
-
-    pin, file = home.pin(), home.operator_key
-    if pin is None or not file.is_file() or load(file).id != pin.operator:
-        raise NotAuthorised(
-            f"{home.path} does not hold the operator's key of a network",
-            hint="Only the operator grants tokens: run it with the home that founded the network (--home DIR).",
-        )
-    return pin
+def _period(body: TokensGranted) -> str:
+    return f"{day_of(body.valid_from_ms)} to {day_of(body.period_end_ms)}, spendable until {day_of(body.expires_ms)}"
 
 
 def _show(reply: AccountReply, home: Home) -> None:
@@ -199,21 +224,22 @@ def _show(reply: AccountReply, home: Home) -> None:
     _show_tokens(reply.balance)
     if not reply.buckets:
         return
-    output.heading("Grants" if len(reply.buckets) == reply.grants else f"The newest of {reply.grants} grants")
+    output.heading("Grants" if len(reply.buckets) == reply.grants else f"What is left of {reply.grants} grants")
     now_ms = SystemClock().now_ms()
     output.table(
-        ("grant", "tokens", "left", "held", "expires", "entry"),
+        ("grant", "tier", "tokens", "left", "held", "expired", "from", "until", "entry"),
         [
-            (each.grant, f"{each.granted:,}", f"{each.available:,}", f"{each.held:,}",
+            (each.grant, each.tier or "-", f"{each.granted:,}", f"{each.available:,}", f"{each.held:,}",
+             f"{each.expired:,}", iso(each.valid_from_ms) + (" (not yet)" if each.valid_from_ms > now_ms else ""),
              iso(each.expires_ms) + (" (expired)" if each.expires_ms <= now_ms else ""), each.seq)
             for each in reply.buckets
         ],
-        numeric=("tokens", "left", "held", "entry"),
+        numeric=("tokens", "left", "held", "expired", "entry"),
     )  # fmt: skip
 
 
 def _show_tokens(reply: BalanceReply) -> None:
-    for name in ("available", "held", "consumed", "granted"):
+    for name in ("available", "held", "consumed", "expired", "granted"):
         output.line(f"{name:<10} {getattr(reply, name):>14,}")
 
 

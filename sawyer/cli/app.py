@@ -19,9 +19,17 @@ from sawyer.cli import (
     demo,
     doctor,
     generate,
+    keys,
     ledger,
+    ledger_copies,
+    ledger_copy,
+    ledger_export,
+    ledger_follow,
+    ledger_proofs,
+    ledger_statement,
     models,
     parts,
+    pricing,
     register,
     status,
     up,
@@ -63,6 +71,7 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
         Entry(accounts.balance, "Show the tokens of an account", "sawyer balance --json"),
         Entry(accounts.app, "Open an account, look at it, grant tokens", name="account"),
         Entry(models.app, "List, show and split models", name="models"),
+        Entry(pricing.app, "Show the prices, or set one", name="pricing"),
     ),
     "Host experts": (
         Entry(register.register, "Join a network as a host", "sawyer register --nats nats://HOST:4222 --name attic"),
@@ -71,13 +80,16 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
     "Run the parts": (
         Entry(parts.bookkeeper, "Keep the book", "sawyer bookkeeper --home DIR --nats nats://127.0.0.1:4222"),
         Entry(parts.route, "Run a model's router", "sawyer route austen-8m --nats nats://127.0.0.1:4222"),
-        Entry(bench.bench, "Measure this machine", "sawyer bench --quick --json"),
+        Entry(bench.app, "Measure this machine, or its ledger", name="bench"),
     ),
     "When something is wrong": (
         Entry(doctor.doctor, "Check settings, machine and network", "sawyer doctor --json"),
         Entry(contexts.app, "Name NATS servers and their credentials", name="context"),
     ),
-    "Check the book": (Entry(ledger.app, "Verify the whole book, list and show its entries", name="ledger"),),
+    "Check the book": (
+        Entry(ledger.app, "Verify the whole book, list and show its entries", name="ledger"),
+        Entry(keys.app, "See who has which key, replace or revoke one", name="keys"),
+    ),
 }
 
 
@@ -92,6 +104,16 @@ def _build() -> None:
 
 
 _build()
+ledger.app.command("backup", epilog="Example: sawyer ledger backup book-2026-01-31.sqlite")(ledger_copies.backup)
+ledger.app.command("restore", epilog="Example: sawyer ledger restore book-2026-01-31.sqlite")(ledger_copies.restore)
+ledger.app.command("statement", epilog="Example: sawyer ledger statement alice --month 2026-11 --receipts")(
+    ledger_statement.statement
+)
+ledger.app.command("export", epilog="Example: sawyer ledger export --format beancount -o book.beancount")(
+    ledger_export.export
+)
+for _part in (ledger_copy, ledger_follow, ledger_proofs):
+    _part.register(ledger.app)
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from sawyer.cli.bench_ledger import bench_ledger
 from sawyer.cli.options import JsonOption
 from sawyer.cli.output import emit_json, heading, line, stderr, table
 from sawyer.settings import Settings
@@ -22,7 +23,13 @@ QUICK_ROUNDS: Final = 2
 MAX_ROUNDS: Final = 100
 
 
+app = typer.Typer(help="Measure this machine.")
+app.command("ledger", epilog="Example: sawyer bench ledger --json")(bench_ledger)
+
+
+@app.callback(invoke_without_command=True, epilog="Example: sawyer bench --quick --json")
 def bench(
+    context: typer.Context,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -37,6 +44,8 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure this machine: tokens a second in process and over a network, and what a layer's communication costs."""
+    if context.invoked_subcommand is not None:
+        return
     from sawyer.cli.bench_run import BenchPlan, run
 
     plan = BenchPlan.fast(rounds or QUICK_ROUNDS) if quick else BenchPlan.full(rounds or ROUNDS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sawyer.cli.answer import TextOut, tokens_per_second
-from sawyer.cli.ledger import show as show_report
+from sawyer.cli.ledger_report import show as show_report
 from sawyer.cli.output import emit_json, heading, line, say, table
 from sawyer.client.stream import Generation
 from sawyer.home import Home

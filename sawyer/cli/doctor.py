@@ -17,7 +17,6 @@ from sawyer.cli.checks import FAIL, OK, WARN, Check
 from sawyer.cli.doctor_machine import check_home, check_machine, check_settings
 from sawyer.cli.doctor_network import check_network
 from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
-from sawyer.contexts import without_secret
 from sawyer.errors import EXIT_FAILED
 from sawyer.settings import Settings, Value
 
@@ -54,10 +53,7 @@ def doctor(
 
 def _values(settings: Settings) -> list[Value]:
     """As they may be printed."""
-    return [
-        Value(each.name, without_secret(each.text) if each.name == "nats" else each.text, each.rank, each.source)
-        for each in settings.values.values()
-    ]
+    return [Value(each.name, each.shown, each.rank, each.source) for each in settings.values.values()]
 
 
 def _document(settings: Settings, checks: Sequence[Check]) -> dict[str, object]:

@@ -184,7 +184,7 @@ def check_home(settings: Settings) -> list[Check]:
     if _is_folder(home.path):
         checks += [("pin", partial(_check_pin, home)), ("keys", partial(_check_keys, home))]
         checks.append(("founding keys", partial(_check_founding_keys, home)))
-        checks += [("models", partial(_check_models, home)), ("book", partial(_check_book, home))]
+        checks += [("models", partial(_check_models, home)), ("book", partial(_check_book, settings))]
         checks.append(("lock", partial(_check_lock, home)))
     return run_all(checks)
 
@@ -233,7 +233,7 @@ def _check_pin(home: Home) -> Check:
 
 
 def _check_founding_keys(home: Home) -> Check:
-    """Whether the keys of a home that founded its network are those that it was founded with, and are there."""
+    """Whether the keys of a home that founded its network are there, and are the network's."""
     from sawyer.cli.founding_keys import key_problem
 
     pin = home.pin()
@@ -248,7 +248,7 @@ def _check_founding_keys(home: Home) -> Check:
     if home.operator_key not in here:
         found = f"{home.operator_key} is not here: no grant, no new router, no `sawyer up`"
         return Check(WARN, "founding keys", found, _RESTORE)
-    return Check(OK, "founding keys", "those that the network was founded with")
+    return Check(OK, "founding keys", "the operator's and the ledger's keys of the network")
 
 
 _RESTORE: Final = "Restore it from a copy: nobody can make it anew. Fine if it is kept elsewhere on purpose."
@@ -257,11 +257,12 @@ _RESTORE: Final = "Restore it from a copy: nobody can make it anew. Fine if it i
 def _check_keys(home: Home) -> Check:
     from sawyer.errors import SawyerError
     from sawyer.identity.keys import load
+    from sawyer.identity.sealing import SubjectKey
 
     good, bad = [], []
-    for file in sorted(home.keys.rglob("*.nk")):
+    for file in sorted([*home.keys.rglob("*.nk"), *home.keys.rglob("*.key")]):
         try:
-            load(file)
+            load(file) if file.suffix == ".nk" else SubjectKey.load(file)
             good.append(str(file.relative_to(home.keys).with_suffix("")))
         except SawyerError as error:
             bad.append(error)
@@ -280,8 +281,11 @@ def _check_models(home: Home) -> Check:
     return Check(OK, "models", ", ".join(names) or "none split here yet")
 
 
-def _check_book(home: Home) -> Check:
+def _check_book(settings: Settings) -> Check:
     """Size and head as the views tell; a damaged book may well look good here."""
+    home = settings.home
+    if settings["ledger_url"]:
+        return Check(OK, "book", f"in PostgreSQL: {settings.values['ledger_url'].shown}")
     if not home.book.exists():
         return Check(OK, "book", "none in this home: another machine keeps it")
     size_mb = home.book.stat().st_size / 2**20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
+from sawyer.clock import iso
 from sawyer.money import format_usd
 from sawyer.projections.fold import Entry
 from sawyer.schemas.events import (
@@ -12,24 +13,30 @@ from sawyer.schemas.events import (
     Decided,
     InferenceCompleted,
     KeyAdded,
+    KeyRevoked,
+    KeyRotated,
     ModelPublished,
     NetworkFounded,
     NodeRegistered,
     PricingPublished,
     ReservationExpired,
     ReservationVoided,
+    SnapshotTaken,
+    SubjectErased,
+    TokensExpired,
     TokensGranted,
     TokensReserved,
 )
 
 SHORT: Final = 8
 """Characters of a request id or a digest that a line shows."""
-
+ENDED: Final = {"stop": "", "length": "", "cancelled": " (cancelled)"}
+"""How an answer ended, where that is worth a word."""
 
 Request = TokensReserved | InferenceCompleted | ReservationVoided | ReservationExpired
-Membership = (
-    NetworkFounded | KeyAdded | ModelPublished | PricingPublished | NodeRegistered | AccountOpened | TokensGranted
-)
+Keys = NetworkFounded | KeyAdded | KeyRotated | KeyRevoked
+Membership = ModelPublished | PricingPublished | NodeRegistered | AccountOpened
+Budget = TokensGranted | TokensExpired | SubjectErased | SnapshotTaken
 
 
 def summary(entry: Entry) -> str:
@@ -37,31 +44,62 @@ def summary(entry: Entry) -> str:
     body = entry.body
     if body is None:
         return "a kind that this version does not know"
-    return _of_request(body, entry.decided) if isinstance(body, Request) else _of_membership(body)
+    if isinstance(body, Request):
+        return _of_request(body, entry.decided)
+    if isinstance(body, Keys):
+        return _of_keys(body)
+    return _of_membership(body) if isinstance(body, Membership) else _of_budget(body)
 
 
-def concerns(stream: str, account: str) -> bool:
-    """Whether the entries of a stream are an account's: its opening, grants and requests."""
-    return stream == f"account:{account}"
+def short(digest: str) -> str:
+    """The first characters of a request id, a digest or a key."""
+    return digest[:SHORT]
 
 
-def _of_membership(body: Membership) -> str:
+def _of_keys(body: Keys) -> str:
     match body:
         case NetworkFounded():
             return f"founded {body.network}, mode {body.mode}"
         case KeyAdded():
-            return f"{body.name} is a {body.role}, with key {_short(body.key)}"
+            if body.role != "router":
+                return f"the {body.role} has a new key, {short(body.key)}"
+            return f"{body.name} is a router, with key {short(body.key)}"
+        case KeyRotated():
+            return f"{body.role} {body.name} has a new key, {short(body.key)}"
+        case KeyRevoked():
+            since = f", in question since {iso(body.since_ms)}" if body.since_ms else ""
+            return f"key {short(body.key)} revoked: {body.reason}{since}"
+        case _:
+            assert_never(body)
+
+
+def _of_membership(body: Membership) -> str:
+    match body:
         case ModelPublished():
-            return f"{body.model} in {body.format}: {body.experts} experts, top {body.top_k}, {_short(body.manifest)}"
+            return f"{body.model} in {body.format}: {body.experts} experts, top {body.top_k}, {short(body.manifest)}"
         case PricingPublished():
-            return f"price sheet {body.sheet} for {', '.join(each.model for each in body.prices)}"
+            return f"price sheet {body.sheet} for {', '.join(f'{each.model} in {each.format}' for each in body.prices)}"
         case NodeRegistered():
-            return f"node {body.node} of host {body.host}" + (f" on {body.device}" if body.device else "")
+            promise = f", promises {body.promised_us:,} us a call" if body.promised_us else ""
+            return f"node {body.node} of host {body.host}" + (f" on {body.device}" if body.device else "") + promise
         case AccountOpened():
-            return f"account {body.account}, with key {_short(body.key)}"
+            return f"account {body.account}, with key {short(body.key)}"
+        case _:
+            assert_never(body)
+
+
+def _of_budget(body: Budget) -> str:
+    match body:
         case TokensGranted():
             paid = "no money moved" if body.mode == "test" else f"{format_usd(body.paid_uusd)} paid"
-            return f"{body.tokens:,} tokens to {body.account} ({paid})"
+            tier = f", tier {body.tier}" if body.tier else ""
+            return f"{_counted(body.tokens)} to {body.account}{tier} ({paid})"
+        case TokensExpired():
+            return f"{_counted(body.tokens)} of {body.account} expired with grant {body.grant}"
+        case SnapshotTaken():
+            return f"state of the first {body.size:,} entries, {short(body.digest)}"
+        case SubjectErased():
+            return f"what was sealed for {body.subject} can be read no more"
         case _:
             assert_never(body)
 
@@ -70,27 +108,30 @@ def _of_request(body: Request, decided: Decided) -> str:
     match body:
         case TokensReserved():
             order = body.request.body
-            return f"{body.tokens:,} tokens of {order.account} held for {order.model}, request {_short(order.request)}"
+            return f"{_counted(body.tokens)} of {order.account} held for {order.model}, request {short(order.request)}"
         case InferenceCompleted():
-            order, ended = body.request.body, _ENDED[body.finish]
-            work = f"{body.input_tokens} in + {body.output_tokens} out of {order.model}{ended}"
-            return f"{_tokens(decided.debited)} of {order.account} for {work}, request {_short(order.request)}"
+            order = body.request.body
+            work = f"{body.input_tokens} in + {body.output_tokens} out of {order.model}{ENDED[body.finish]}"
+            gone = _expired(decided)
+            return f"{_tokens(decided.debited)} of {order.account} for {work}, request {short(order.request)}{gone}"
         case ReservationVoided():
-            why = f"to {body.account}: {body.reason}, request {_short(body.request)}"
-            return f"{_tokens(decided.released)} given back {why}"
+            why = f"to {body.account}: {body.reason}, request {short(body.request)}"
+            return f"{_tokens(decided.released)} given back {why}{_expired(decided)}"
         case ReservationExpired():
-            why = f"to {body.account}: abandoned, request {_short(body.request)}"
-            return f"{_tokens(decided.released)} given back {why}"
+            why = f"to {body.account}: abandoned, request {short(body.request)}"
+            return f"{_tokens(decided.released)} given back {why}{_expired(decided)}"
         case _:
             assert_never(body)
 
 
-_ENDED: Final = {"stop": "", "length": "", "cancelled": " (cancelled)"}
+def _expired(decided: Decided) -> str:
+    """What was given back to a grant that had expired."""
+    return f"; {_tokens(decided.expired)} expired with the grant" if decided.expired else ""
 
 
 def _tokens(parts: tuple[BucketTokens, ...] | None) -> str:
-    return f"{sum(part.tokens for part in parts or ()):,} tokens"
+    return _counted(sum(part.tokens for part in parts or ()))
 
 
-def _short(digest: str) -> str:
-    return digest[:SHORT]
+def _counted(tokens: int) -> str:
+    return "1 token" if tokens == 1 else f"{tokens:,} tokens"

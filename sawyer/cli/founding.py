@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from sawyer.bus.calls import ask, record
 from sawyer.bus.protocol import Bus
 from sawyer.cli.founding_keys import check_founded_here, key_problem
+from sawyer.cli.grants import grant_of_tokens
+from sawyer.cli.price_sheet import next_sheet
+from sawyer.cli.seeds import settled
 from sawyer.cli.session import checked_network
 from sawyer.clock import Clock
-from sawyer.economy.pricing import UUSD_PER_TOKEN
-from sawyer.errors import RefusedError, VerificationError
+from sawyer.economy.tiers import TIERS
+from sawyer.errors import NotAuthorised, RefusedError, VerificationError
 from sawyer.home import Home, Pin
 from sawyer.identity.keys import load, load_or_create
 from sawyer.ids import NetworkId, new_network_id
 from sawyer.ledger.checkpoint import vkey_of
 from sawyer.ledger.commands import OPERATOR_NAME, command
+from sawyer.ledger.succession import trusted
 from sawyer.schemas.events import (
     Body,
     KeyAdded,
     ModelPrice,
     ModelPublished,
     NetworkFounded,
-    PricingPublished,
-    TokensGranted,
 )
 from sawyer.schemas.messages import BalanceQuery, BalanceReply, EntryRef, MembersReply, NetworkReply
 from sawyer.schemas.models import Manifest
-
-EXPLORER_TOKENS: Final = 500_000
-PERIOD_MS: Final = 30 * 24 * 3600 * 1000
-ACCOUNT_CHARS_IN_GRANT: Final = 40
-"""A grant is named after its account and the time; both must fit into a name of 63 characters."""
 
 
 def pinned_network(home: Home) -> Pin:
@@ -55,15 +50,15 @@ def pinned_network(home: Home) -> Pin:
 
 
 class Founder:
-    """Acts for the operator of a home's network. Raises UsageError if its key is not here, or is not the pinned one."""
+    """Acts for the operator of a home's network. Raises UsageError if its key is not here, or is not the operator's."""
 
     def __init__(self, bus: Bus, home: Home, pin: Pin, clock: Clock) -> None:
-        self._bus = bus
+        self.bus = bus
         self._home = home
         self._clock = clock
-        self._operator = load(home.operator_key)
         if (problem := key_problem(home, pin)) is not None:
             raise problem
+        self._operator = load(home.operator_key)
         self.pin = pin
         self.network = NetworkId(pin.network)
 
@@ -71,9 +66,11 @@ class Founder:
         """The first entry, unless it stands already. Raises VerificationError if the network that answers is not the
         one that this home is pinned to."""
         try:
-            return await checked_network(self._bus, self._home)
+            return self.take_office(await checked_network(self.bus, self._home))
+        except NotAuthorised:
+            raise
         except RefusedError:
-            await self._record(
+            await self.record(
                 NetworkFounded(
                     network=self.network,
                     operator=self._operator.id,
@@ -82,61 +79,51 @@ class Founder:
                     founded_ms=self._clock.now_ms(),
                 )
             )
-        return await checked_network(self._bus, self._home)
+        return self.take_office(await checked_network(self.bus, self._home))
+
+    def take_office(self, network: NetworkReply) -> NetworkReply:
+        """Sign as the network's operator of now: a key that was rotated, and not yet put in its place, is. Raises
+        NotAuthorised if the operator's key is not in this home."""
+        operator, _ = trusted(self.pin, network.successors)
+        self._operator = settled(self._home, self._home.operator_key, operator)
+        if self._operator.id != operator:
+            raise NotAuthorised(
+                f"the operator's key of {network.network} is {operator}, and {self._home.operator_key} is not that one",
+                hint="Act in the home that holds it (--home DIR).",
+            )
+        return network
 
     async def add_router(self, name: str) -> None:
         """Give this home's router key its role."""
         key = load_or_create(self._home.router_key(name))
-        members = await ask(self._bus, "members", MembersReply)
+        members = await ask(self.bus, "members", MembersReply)
         if (name, key.id) not in members.routers:
-            await self._record(KeyAdded(network=self.network, role="router", name=name, key=key.id))
+            await self.record(KeyAdded(network=self.network, role="router", name=name, key=key.id))
 
     async def publish(self, manifest: Manifest) -> None:
-        """Publish a model, and a price for every published model: one budget token a text token, q4 included."""
-        network = await ask(self._bus, "network", NetworkReply)
+        """Publish a model, and a price for every published model that has none: one budget token a text token."""
+        network = await ask(self.bus, "network", NetworkReply)
         if manifest.digest() not in {each.manifest for each in network.models}:
-            await self._record(_published(self.network, manifest))
-            network = await ask(self._bus, "network", NetworkReply)
-        priced = {each.model for each in network.pricing.prices} if network.pricing else set()
-        models = sorted({each.model for each in network.models})
-        if not priced.issuperset(models):
-            prices = tuple(ModelPrice(model=model, price_milli=1000, quant_milli=1000) for model in models)
-            await self._record(
-                PricingPublished(
-                    network=self.network,
-                    sheet=f"sheet-{network.size}",
-                    input_weight_milli=1000,
-                    output_weight_milli=1000,
-                    prices=prices,
-                )
-            )
+            await self.record(_published(self.network, manifest))
+            network = await ask(self.bus, "network", NetworkReply)
+        prices = network.pricing.prices if network.pricing else ()
+        priced = {(each.model, each.format) for each in prices}
+        wanted = sorted({(each.model, each.format) for each in network.models} - priced)
+        if wanted:
+            base = [ModelPrice(model=model, format=fmt, price_milli=1000, quant_milli=1000) for model, fmt in wanted]
+            await self.record(next_sheet(network, (*prices, *base)))
 
     async def top_up(self, account: str, at_least: int) -> None:
         """Grant an Explorer budget (test mode: no money moves) if fewer tokens than this are left."""
-        balance = await ask(self._bus, "balance", BalanceReply, BalanceQuery(account=account))
+        balance = await ask(self.bus, "balance", BalanceReply, BalanceQuery(account=account))
         if balance.available >= at_least:
             return
-        await self.grant(account, EXPLORER_TOKENS)
+        tokens = TIERS["explorer"].tokens
+        await self.record(grant_of_tokens(self.network, account, tokens, self._clock.now_ms()))
 
-    async def grant(self, account: str, tokens: int) -> EntryRef:
-        """Grant a budget, at the price of every tier (test mode: no money moves), for two periods from now. Raises
-        UnknownAccount, RefusedError in a live network."""
-        now_ms = self._clock.now_ms()
-        return await self._record(
-            TokensGranted(
-                network=self.network,
-                account=account,
-                grant=f"{account[:ACCOUNT_CHARS_IN_GRANT]}-{now_ms}",
-                tokens=tokens,
-                valid_from_ms=now_ms,
-                expires_ms=now_ms + 2 * PERIOD_MS,
-                paid_uusd=tokens * UUSD_PER_TOKEN,
-                mode="test",
-            )
-        )
-
-    async def _record(self, body: Body) -> EntryRef:
-        return await record(self._bus, command(body, OPERATOR_NAME, self._operator))
+    async def record(self, body: Body) -> EntryRef:
+        """Have a fact recorded as the operator's word. Raises the ledger's refusal."""
+        return await record(self.bus, command(body, OPERATOR_NAME, self._operator))
 
 
 def _published(network: NetworkId, manifest: Manifest) -> ModelPublished:

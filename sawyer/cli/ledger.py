@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
-from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
 from sawyer.cli import output
+from sawyer.cli.targets import read_text
 from sawyer.errors import EXIT_WRONG, UsageError, VerificationError
 from sawyer.home import Home
-from sawyer.money import format_usd
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sawyer.ledger.replay import Progress, ReplayReport
-    from sawyer.ledger.source import SQLiteSource
+    from sawyer.ledger.replay import At, Progress
+    from sawyer.ledger.source import Source
 
 app = typer.Typer(help="Read the book, and verify it: every entry, signature, decision and view.", no_args_is_help=True)
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The home whose book and views to verify.")]
-BookOption = Annotated[Path | None, typer.Option("--book", help="A copy of a book, without live views.")]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", metavar="DIR", help="The home whose book to read (default: yours).")
+]
+BookOption = Annotated[
+    str | None,
+    typer.Option("--book", metavar="FILE|URL", help="A copy of a book, its NDJSON export, or postgresql://..."),
+]
 KeyOption = Annotated[
     str | None, typer.Option("--key", help="The verifier key to trust (default: pinned in the home).")
 ]
 OperatorOption = Annotated[
     str | None, typer.Option("--operator", help="The operator key to trust (default: pinned in the home).")
 ]
-HeldOption = Annotated[Path | None, typer.Option("--checkpoint", help="A checkpoint you kept; the book must hold it.")]
+HeldOption = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="A checkpoint you kept; the book must hold it.")
+]
+SinceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--since",
+        metavar="CHECKPOINT",
+        help="A checkpoint you kept of a book that you verified: signatures before it are not verified again.",
+    ),
+]
+AtOption = Annotated[
+    str, typer.Option("--at", metavar="SEQ|TIME", help="Show balances as of this entry, or this time (UTC).")
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option("--workers", metavar="N", min=0, max=256, help="Processes that verify (default: one a core)."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_NATS_SCHEMES: Final = ("nats://", "tls://", "ws://", "wss://")
+_MOST_DIGITS: Final = 15
+"""Of an entry's number."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Brought(TypedDict):
+    """What the caller of a replay brought; see `replay`."""
+
+    key: str | None
+    operator: str | None
+    held: tuple[str, ...]
+    since: str | None
+    at: At | None
+    workers: int
+    progress: Progress | None
 
 
 @app.callback()
@@ -40,31 +79,40 @@ def ledger() -> None:
     """Read the book, and verify it: every entry, signature, decision and view."""
 
 
-@app.command("replay", epilog="Example: sawyer ledger replay --book COPY --key VKEY --json")
+@app.command("replay", epilog="Example: sawyer ledger replay --book COPY --key VKEY --operator KEY --json")
 def replay_command(
     home: HomeOption = None,
     book: BookOption = None,
     key: KeyOption = None,
     operator: OperatorOption = None,
     checkpoint: HeldOption = None,
+    since: SinceOption = None,
+    at: AtOption = "",
+    usage: Annotated[bool, typer.Option("--usage", help="Show usage by model, host and day too.")] = False,
+    workers: WorkersOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Read the whole book, believe nothing, and say what holds. Exit code 3 if something does not."""
+    from sawyer.cli.ledger_report import document, show
     from sawyer.ledger.replay import replay, replay_home
-    from sawyer.ledger.source import SQLiteSource
 
     _check_one(home, book)
-    anchor, founder, held = None if key is None else anchor_of(key), _operator(operator), _held(checkpoint)
+    anchor, founder = None if key is None else anchor_of(key), _operator(operator)
+    held, known = _note(checkpoint), _note(since)
     with _progress(quiet=json) as progress:
+        brought: _Brought = {
+            "key": anchor, "operator": founder, "held": () if held is None else (held,), "since": known,
+            "at": _at(at), "workers": workers, "progress": progress,
+        }  # fmt: skip
         if book is not None:
-            report = replay(SQLiteSource(book), key=anchor, operator=founder, held=held, progress=progress)
+            report = replay(source_at(book, anchor), **brought)
         else:
-            place = _home_with_book(home)
-            report = replay_home(place, key=anchor, operator=founder, held=held, progress=progress)
+            source = book_of(home, None)
+            report = replay_home(Settings.load(home=home).home, source=source, **brought)
     if json:
-        output.emit_json(_document(report))
+        output.emit_json(document(report))
     else:
-        show(report)
+        show(report, usage=usage)
     if not report.ok:
         raise typer.Exit(EXIT_WRONG)
 
@@ -72,16 +120,21 @@ def replay_command(
 @app.command("log", epilog="Example: sawyer ledger log -n 50 --account alice --kind inference.completed")
 def log_command(
     count: Annotated[int, typer.Option("-n", "--count", min=1, metavar="N", help="The newest N entries.")] = 20,
-    account: Annotated[str, typer.Option("--account", metavar="NAME", help="Only of this account.")] = "",
+    account: Annotated[str, typer.Option("--account", metavar="NAME", help="Only about this account.")] = "",
+    host: Annotated[str, typer.Option("--host", metavar="NAME", help="Only about this host.")] = "",
+    node: Annotated[str, typer.Option("--node", metavar="NAME", help="Only about this node.")] = "",
     kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="Only of this kind of event.")] = "",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Only from then on (UTC).")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="Only before then (UTC).")] = "",
     home: HomeOption = None,
     book: BookOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the newest entries of the book, the newest last. Reads only; `replay` verifies."""
-    from sawyer.cli.ledger_log import NOT_VERIFIED, log_document, newest, show_log
+    from sawyer.cli.ledger_log import NOT_VERIFIED, Filter, log_document, newest, show_log
 
-    entries = newest(_source(home, book), count, account=account, kind=kind)
+    wanted = Filter.of(account=account, host=host, node=node, kind=kind, since=since, until=until)
+    entries = newest(book_of(home, book), count, wanted)
     if json:
         output.emit_json(log_document(entries))
     elif entries:
@@ -101,23 +154,41 @@ def show_command(
     """Show a whole entry: the fact, who signed it, what the ledger decided. Reads only; `replay` verifies."""
     from sawyer.cli.ledger_log import NOT_VERIFIED, entry_at, print_exact, show_entry
 
-    entry, raw = entry_at(_source(home, book), seq)
+    source = book_of(home, book)
+    entry, raw = entry_at(source, seq)
     if json:
         print_exact(raw)
     else:
-        show_entry(entry)
+        show_entry(entry, source, Settings.load(home=home).home)
     output.say(NOT_VERIFIED)
 
 
-def _source(home: Path | None, book: Path | None) -> SQLiteSource:
+def book_of(home: Path | None, book: str | None) -> Source:
     """The book that is meant. Raises UsageError if there is none."""
-    from sawyer.ledger.source import SQLiteSource
+    from sawyer.ledger.source import source_of
 
     _check_one(home, book)
-    return SQLiteSource(book if book is not None else _home_with_book(home).book)
+    if book is not None:
+        return source_at(book)
+    return source_of(Settings.load(home=home)["ledger_url"] or str(_home_with_book(home).book))
 
 
-def _check_one(home: Path | None, book: Path | None) -> None:
+def source_at(book: str, key: str | None = None) -> Source:
+    """The book at a place that was named: a file, a database, or with `nats://` the copy in JetStream, which takes NATS
+    to be installed. `key`: the ledger's, which says of which network. Raises UsageError."""
+    from sawyer.ledger.source import source_of
+
+    if not book.startswith(_NATS_SCHEMES):
+        return source_of(book)
+    from sawyer.bookkeeper.journal_source import JetStreamSource
+    from sawyer.contexts import NatsTarget
+    from sawyer.ids import NetworkId
+
+    network = None if key is None else NetworkId(key.partition("+")[0])
+    return JetStreamSource(NatsTarget(url=book), network)
+
+
+def _check_one(home: Path | None, book: str | None) -> None:
     if home is not None and book is not None:
         raise UsageError("--home and --book are two ways to name a book", hint="Give one of them.")
 
@@ -156,77 +227,52 @@ def _operator(key: str | None) -> str | None:
     return key
 
 
-def _held(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
+def _note(path: Path | None) -> str | None:
     try:
-        return (path.read_text(encoding="utf-8"),)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the checkpoint {path}: {error}") from error
+        return None if path is None else read_text(path)
+    except VerificationError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def _at(text: str) -> At | None:
+    """An entry's number, or a time. Raises UsageError."""
+    from sawyer.ledger.replay import At
+
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        if not 0 < len(text.lstrip("0")) <= _MOST_DIGITS:
+            raise UsageError(f"there is no entry {text}", hint="Entries are numbered from 1.")
+        return At(seq=int(text))
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        hint = "Give an entry's number, or a time like 2026-11-23 or 2026-11-23T16:07:30 (UTC)."
+        raise UsageError(f"{text!r} is neither an entry nor a time", hint=hint) from error
+    at_ms = ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+    if at_ms <= 0:
+        raise UsageError(f"{text} is before every book")
+    return At(ts_ms=at_ms)
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """A bar on stderr while a person watches."""
+    """A bar on stderr while a person watches: rows done, how many a second, the time that is left."""
     console = output.stderr()
     if quiet or not console.is_terminal:
         yield None
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    with Bar(console=console, transient=True) as bar:
-        task = bar.add_task("verifying", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    started = time.monotonic()
+    rate = TextColumn("{task.fields[rate]} rows/s")
+    with Bar("verifying", BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=console,
+             transient=True) as bar:  # fmt: skip
+        task = bar.add_task("verifying", total=None, rate="-")
 
+        def tell(done: int, total: int) -> None:
+            rate = f"{done / max(time.monotonic() - started, 0.001):,.0f}"
+            bar.update(task, completed=done, total=max(done, total), rate=rate)
 
-def show(report: ReplayReport) -> None:
-    """The report for people: the verdict first, then who has and who earned what."""
-    _show_verdict(report)
-    if report.balances:
-        output.heading("Balances (tokens, as of the last entry)")
-        names = ("account", "available", "held", "consumed", "granted")
-        output.table(names, [tuple(asdict(row).values()) for row in report.balances], numeric=names[1:])
-    if report.hosts:
-        output.heading(f"Hosts (provisional: {format_usd(report.pool_uusd)} pool before fees, mode {report.mode})")
-        columns = ("host", "nodes", "requests", "rows", "work", "owed")
-        rows = [(h.host, " ".join(h.nodes), h.requests, h.rows, h.work, format_usd(h.owed_uusd)) for h in report.hosts]
-        output.table(columns, rows, numeric=columns[2:])
-
-
-def _show_verdict(report: ReplayReport) -> None:
-    problem = report.problem
-    if problem is not None:
-        output.line("WRONG: " + problem.why)
-        if problem.signer:
-            output.line("signed by: " + problem.signer)
-        output.line("next: " + problem.hint)
-    else:
-        output.line(_verdict(report))
-    output.line(f"network {report.network}, mode {report.mode or 'unknown'}")
-    output.line(
-        f"{report.entries} entries, {report.signatures} signatures, {report.checkpoints} checkpoints "
-        f"in {report.duration_us / 1e6:.2f} s"
-    )
-    output.line(f"tree size {report.size}, root {report.root}")
-    if report.views_seq is not None:
-        output.line(f"live views compared, row by row, at entry {report.views_seq}")
-    elif report.views_note:
-        output.line("no live views compared: " + report.views_note)
-    for kind, count in report.unknown_kinds.items():
-        output.line(f"skipped {count} entries of kind {kind}, which this version does not know")
-    if problem is None and not report.anchored:
-        output.line("hint: give --key with the network's verifier key")
-    if problem is None and not report.operator_anchored:
-        output.line("hint: give --operator with the network's operator key")
-
-
-def _verdict(report: ReplayReport) -> str:
-    if not report.anchored:
-        return "OK, but not anchored: consistent with itself, trust it no further"
-    if not report.operator_anchored:
-        return "OK by the ledger key you trust, but the operator is not anchored: grants, prices and roles are its word"
-    return "OK: every entry, signature, decision and balance holds, by the key you trust"
-
-
-def _document(report: ReplayReport) -> dict[str, object]:
-    return {"ok": report.ok, **asdict(report)}
+        yield tell

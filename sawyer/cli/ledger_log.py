@@ -3,45 +3,91 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Generator
-from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from sawyer.cli import output
-from sawyer.cli.facts import concerns, summary
+from sawyer.cli.facts import summary
+from sawyer.cli.notes import read_note
 from sawyer.clock import iso
-from sawyer.errors import BookCorrupt, NotCanonical, UsageError
+from sawyer.errors import UsageError
+from sawyer.home import Home
+from sawyer.ids import is_slug
+from sawyer.ledger import search
 from sawyer.ledger.commands import claims
-from sawyer.ledger.entry import StoredRow, check_columns, decode_entry
+from sawyer.ledger.entry_postings import postings_of
+from sawyer.ledger.postings import Posting
+from sawyer.ledger.search import account_in, hosts_in, nodes_in, row_of
 from sawyer.ledger.source import Source
+from sawyer.ledger.statement import Receipt, receipts_of
+from sawyer.ledger.wanted import Wanted
 from sawyer.projections.fold import Entry
+from sawyer.schemas.events import TokensGranted
 
 NOT_VERIFIED: Final = "read, not verified: `sawyer ledger replay` proves the book"
 
 
-def newest(source: Source, count: int, *, account: str = "", kind: str = "") -> list[Entry]:
-    """The newest entries, the newest last, of an account and a kind (with or without its version) if these are given.
-    Raises BookCorrupt for one that cannot be read."""
-    kept: deque[tuple[int, StoredRow]] = deque(maxlen=count)
-    with closing(_entries(source)) as rows:
-        for seq, row in rows:
-            if (not account or concerns(row.stream, account)) and (not kind or f"{row.topic}.".startswith(f"{kind}.")):
-                kept.append((seq, row))
-    return [_read(seq, row) for seq, row in kept]
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries to list: those about all that is named here, decided in [since_ms, until_ms). `kind` with or
+    without its version, or only its first word."""
+
+    account: str = ""
+    host: str = ""
+    node: str = ""
+    kind: str = ""
+    since_ms: int = 0
+    until_ms: int = search.NO_END_MS
+
+    @classmethod
+    def of(cls, *, account: str, host: str, node: str, kind: str, since: str, until: str) -> Filter:
+        """From the options of a command; "" where one was not given. Raises UsageError for what is no name or time."""
+        for name in (account, host, node):
+            if name and not is_slug(name):
+                raise UsageError(f"{name!r} is no name", hint="Names are like alice, bob-2 or my_node.")
+        since_ms = moment_of(since) if since else 0
+        return cls(account, host, node, kind, since_ms, moment_of(until) if until else search.NO_END_MS)
+
+    def rows(self) -> Wanted:
+        """What a database may look for."""
+        if self.account:
+            return search.about_account(self.account, self.kind)
+        if self.node:
+            return search.about_node(self.node, self.kind)
+        return search.about_host(self.host, kind=self.kind) if self.host else Wanted(self.kind)
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry is one of these."""
+        return (
+            (not self.account or account_in(entry) == self.account)
+            and (not self.host or self.host in hosts_in(entry))
+            and (not self.node or self.node in nodes_in(entry))
+        )
+
+
+def newest(source: Source, count: int, wanted: Filter) -> list[Entry]:
+    """The newest entries that pass, the newest last. Raises BookCorrupt for one that cannot be read."""
+    accept = wanted.has if wanted.account or wanted.host or wanted.node else None
+    since_ms, until_ms = wanted.since_ms, wanted.until_ms
+    return search.newest(source, wanted.rows(), count, accept=accept, since_ms=since_ms, until_ms=until_ms)
+
+
+def moment_of(text: str) -> int:
+    """Milliseconds since 1970 of a day or a time, UTC unless it says otherwise. Raises UsageError."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no time", hint="Give it like 2026-11-23 or 2026-11-23T16:07 (UTC).") from error
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()) * 1000
 
 
 def entry_at(source: Source, seq: int) -> tuple[Entry, bytes]:
     """The entry at this position, and its exact bytes. Raises UsageError beyond the end, BookCorrupt."""
-    size = 0
-    with closing(_entries(source)) as rows:
-        for position, row in rows:
-            size = position
-            if position == seq:
-                return _read(seq, row), row.state
-    raise UsageError(f"there is no entry {seq}: the book has {size}", hint="`sawyer ledger log` shows the newest.")
+    row = row_of(source, seq)
+    return search.read(row, source), row.state
 
 
 def show_log(entries: list[Entry]) -> None:
@@ -68,10 +114,29 @@ def log_document(entries: list[Entry]) -> list[dict[str, object]]:
     ]
 
 
-def show_entry(entry: Entry) -> None:
-    """The whole entry, for people."""
+def show_entry(entry: Entry, source: Source, home: Home) -> None:
+    """The whole entry, for people: what it says, what it moved, who signed it, and where it stands. Sealed notes are
+    read where their subject's key is in this home."""
     output.line(f"entry {entry.seq}: {entry.kind}")
     output.line(output.printable(summary(entry)))
+    _show_place(entry)
+    _show_receipts(entry)
+    _show_postings(postings_of(source, entry))
+    _show_sealed(entry, home)
+    output.heading("Signatures")
+    for claim in claims(entry.kind, entry.body, entry.statement, entry.attestations):
+        output.line(f"{claim.signature.by} over {claim.kind}")
+        output.line(f"  key {claim.signature.key_id}")
+        output.line(f"  sig {claim.signature.sig}")
+    output.heading("Body: what was signed")
+    output.line(_pretty(msgspec.json.decode(entry.statement)))
+    decided = entry.decided.plain()
+    if decided:
+        output.heading("Decided: what the ledger added")
+        output.line(_pretty(decided))
+
+
+def _show_place(entry: Entry) -> None:
     output.heading("Where it stands")
     for name, value in (
         ("log", entry.log),
@@ -81,18 +146,42 @@ def show_entry(entry: Entry) -> None:
         ("leaf", entry.leaf),
         ("prev", entry.prev),
     ):
-        output.line(f"{name:<7} {value}")
-    output.heading("Signatures")
-    for claim in claims(entry.kind, entry.body, entry.statement, entry.attestations):
-        output.line(f"{claim.signature.by} over {claim.kind}")
-        output.line(f"  key {claim.signature.key_id}")
-        output.line(f"  sig {claim.signature.sig}")
-    output.heading("Body: what was signed")
-    output.line(_pretty(msgspec.json.decode(entry.statement)))
-    decided = entry.decided.model_dump(mode="json", exclude_none=True)
-    if decided:
-        output.heading("Decided: what the ledger added")
-        output.line(_pretty(decided))
+        output.line(f"{name:<7} {output.printable(value)}")
+
+
+def _show_receipts(entry: Entry) -> None:
+    receipts = receipts_of(entry)
+    if receipts:
+        output.heading("Receipts: who computed")
+        columns = ("node", "host", "receipt", "rows", "work", "sla")
+        output.table(columns, [_cells(receipt) for receipt in receipts], numeric=columns[2:])
+
+
+def _cells(receipt: Receipt) -> tuple[object, ...]:
+    if not receipt.host:
+        return receipt.node, "", receipt.counter or "none", f"{receipt.rows:,}", "not credited", ""
+    work = f"{receipt.work:,}"
+    return receipt.node, receipt.host, receipt.counter, f"{receipt.rows:,}", work, receipt.sla_milli
+
+
+def _show_postings(moved: tuple[Posting, ...]) -> None:
+    if moved:
+        output.heading("Postings: what it moves")
+        rows = [
+            (each.account, *((f"{each.amount:,}", "") if each.amount > 0 else ("", f"{-each.amount:,}")), each.unit)
+            for each in moved
+        ]
+        output.table(("account", "debit", "credit", "unit"), rows, numeric=("debit", "credit"))
+
+
+def _show_sealed(entry: Entry, home: Home) -> None:
+    notes = entry.body.sealed if isinstance(entry.body, TokensGranted) else ()
+    if notes:
+        output.heading("Sealed: personal, readable with the subject's key alone")
+        for note in notes:
+            said = read_note(home, note)
+            told = ", whose key is not here" if said is None else f": {output.printable(said)}"
+            output.line(f"a note about {note.subject}{told}")
 
 
 def print_exact(raw: bytes) -> None:
@@ -100,23 +189,6 @@ def print_exact(raw: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(raw + b"\n")
     sys.stdout.buffer.flush()
-
-
-def _entries(source: Source) -> Generator[tuple[int, StoredRow], None, None]:
-    """(position from 1, row) of every entry; checkpoints are none."""
-    with closing(source.rows()) as rows:
-        yield from enumerate((row for row in rows if not row.is_checkpoint), start=1)
-
-
-def _read(seq: int, row: StoredRow) -> Entry:
-    try:
-        entry = decode_entry(row.state)
-        check_columns(row, entry)
-    except NotCanonical as error:
-        raise BookCorrupt(f"entry {seq} cannot be read: {error.message}", seq=seq) from error
-    if entry.seq != seq:
-        raise BookCorrupt(f"entry {seq} says that it is entry {entry.seq}", seq=seq)
-    return entry
 
 
 def _pretty(value: object, indent: str = "") -> str:

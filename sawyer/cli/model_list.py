@@ -76,7 +76,7 @@ def join(network: NetworkReply | None, local: Sequence[Local]) -> list[KnownMode
     """One row for each model and weights: the published ones first, then what is only here."""
     rows: dict[tuple[str, str], KnownModel] = {}
     for each in network.models if network is not None else ():
-        price = price_of(network.pricing, each.model) if network is not None and network.pricing else None
+        price = price_of(network.pricing, each.model, each.format) if network is not None and network.pricing else None
         rows[each.model, each.manifest] = KnownModel(each.model, each.format, each.manifest, each, price)
     for here in local:
         manifest = here.manifest
@@ -88,10 +88,10 @@ def join(network: NetworkReply | None, local: Sequence[Local]) -> list[KnownMode
     return [replace(row, in_catalogue=row.model in CATALOGUE) for row in rows.values()] + catalogue
 
 
-def price_of(sheet: PricingPublished, model: str) -> Price | None:
-    """What this sheet asks for a model; None if it names no price."""
+def price_of(sheet: PricingPublished, model: str, fmt: str) -> Price | None:
+    """What this sheet asks for a model in a format; None if it names no price."""
     for each in sheet.prices:
-        if each.model == model:
+        if (each.model, each.format) == (model, fmt):
             factor = Decimal(each.price_milli * each.quant_milli) / 10**9
             return Price(_plain(factor * sheet.input_weight_milli), _plain(factor * sheet.output_weight_milli))
     return None

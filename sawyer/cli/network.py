@@ -11,6 +11,7 @@ from sawyer.bus.connection import NatsBus
 from sawyer.cli.founding import Founder
 from sawyer.cli.network_plan import ROUTER
 from sawyer.cli.parts import model_folder
+from sawyer.cli.session import opened
 from sawyer.client.aio import AsyncClient
 from sawyer.clock import SystemClock
 from sawyer.errors import NoAnswer
@@ -36,8 +37,9 @@ async def found(bus: NatsBus, home: Home, pin: Pin, artifacts: Artifacts) -> Fou
 
 async def open_account(url: str, home: Home, founder: Founder, account: str, at_least: int) -> None:
     """The account of this home's user, with an Explorer budget whenever less than this is left."""
-    async with AsyncClient(url, account=account, key=load_or_create(home.account_key(account))) as client:
-        await client.open_account()
+    key = load_or_create(home.account_key(account))
+    async with AsyncClient(url, account=account, key=key) as client:
+        await opened(client, key)
     await founder.top_up(account, at_least=at_least)
 
 

@@ -49,31 +49,27 @@ def bookkeeper(
     home: HomeOption = None, nats: NatsOption = "", context: ContextOption = "", creds: CredsOption = None
 ) -> None:
     """Keep the book: the one writer of this network's ledger."""
+    from sawyer.bookkeeper.copying import Copying
     from sawyer.bookkeeper.service import Bookkeeper
+    from sawyer.bookkeeper.verifying import Verifiers
+    from sawyer.bookkeeper.witnessing import Witnessing
     from sawyer.bus.connection import NatsBus
-    from sawyer.identity.keys import load
-    from sawyer.ledger.book import Book
+    from sawyer.cli.own_book import open_book
 
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
     place, pin = settings.home, pin_of(settings.home)
 
     async def main() -> None:
-        book = Book.open(
-            place.book,
-            network=NetworkId(pin.network),
-            operator=pin.operator,
-            ledger_key=load(place.ledger_key),
-            views=place.views,
-            held=place.held_checkpoint(),
-            synchronous=settings.durability,
-        )
-        bus = await NatsBus.connect(settings.where_nats()[0], name="bookkeeper")
+        book = open_book(settings, pin)
+        target = settings.where_nats()[0]
+        bus = await NatsBus.connect(target, name="bookkeeper")
+        copying = Copying(settings.book, target, NetworkId(pin.network))
+        witnessing = Witnessing(book, SystemClock(), place.cosigned)
         try:
-            await _until_stopped(
-                Bookkeeper(bus, book, SystemClock(), sawyer.__version__),
-                bus,
-                f"bookkeeper of {pin.network}, {book.size} entries",
-            )
+            with Verifiers(int(settings["ledger_verifiers"])) as verifiers:
+                async with copying.running():
+                    part = Bookkeeper(bus, book, SystemClock(), sawyer.__version__, copying.wake, witnessing, verifiers)
+                    await _until_stopped(part, bus, f"bookkeeper of {pin.network}, {book.size} entries")
         finally:
             await bus.close()
             book.close()
@@ -155,6 +151,7 @@ def serve(
     from sawyer.node.hosting import share as share_of
     from sawyer.node.receipts import ReceiptLog
     from sawyer.node.registration import NodeIdentity
+    from sawyer.node.witness import CheckpointWitness
 
     if share and experts:
         raise UsageError("--share and --experts both say which experts", hint="Give one of them.")
@@ -175,7 +172,8 @@ def serve(
     async def main() -> None:
         bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
-            agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__)
+            witness = CheckpointWitness(bus, me.node, me.key, pin, place.witness(name), SystemClock())
+            agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__, witness)
             await _until_stopped(agent, bus, lambda: agent.summary)
         finally:
             await bus.close()

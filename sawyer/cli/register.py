@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,8 +13,11 @@ from sawyer.cli import output
 from sawyer.cli.ledger import anchor_of
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.contexts import without_secret
+from sawyer.errors import UsageError
 from sawyer.ids import HostId, NetworkId, NodeId
 from sawyer.settings import DEFAULT, FLAG, Settings
+
+MOST_PROMISED_US: Final = 60_000_000
 
 
 def register(
@@ -23,6 +27,16 @@ def register(
         str,
         typer.Option("--key", metavar="VKEY", help="The network's verifier key: no other is taken."),
     ] = "",
+    promise: Annotated[
+        str,
+        typer.Option(
+            "--promise",
+            metavar="MS",
+            help="The time within which 95 % of a request's layer calls to this node are answered, network included. "
+            "Work within it earns in full, within twice that 90 %, within four times that half, beyond that nothing. "
+            "Cannot be changed later. Without a promise all work earns in full.",
+        ),
+    ] = "",
     home: HomeOption = None,
     nats: NatsOption = "",
     context: ContextOption = "",
@@ -31,15 +45,32 @@ def register(
 ) -> None:
     """Join a network as a host: trust its key from now on, make the node's key, and have it recorded in the book."""
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, node=name, host=host)
-    joined = asyncio.run(_join(settings, anchor_of(key) if key else ""))
+    promised_us = promised(promise) if promise else None
+    joined = asyncio.run(_join(settings, anchor_of(key) if key else "", promised_us))
     if as_json:
         output.emit_json(joined)
         return
     output.line(f"{joined['node']} is a node of {joined['network']}; {joined['host']} is paid for its work")
+    if joined["promised_us"]:
+        output.line(f"it promises {joined['promised_us'] / 1000:g} ms for 95 % of its layer calls")
     output.line(f"its key {joined['key']} is in {joined['key_file']}: keep it")
     flags = _flags(settings)
     for model in joined["models"]:
         output.say(f"next: sawyer serve {model}{flags}")
+
+
+def promised(text: str) -> int:
+    """Microseconds of a promise in milliseconds, down to a thousandth. Raises UsageError."""
+    try:
+        promised_us = Decimal(text) * 1000
+        whole = int(promised_us)
+    except (ArithmeticError, ValueError):
+        whole, promised_us = 0, Decimal(1)
+    if whole != promised_us or not 1 <= whole <= MOST_PROMISED_US:
+        raise UsageError(
+            f"{text!r} is no promise", hint="Milliseconds, such as 20 or 2.5, up to a minute; leave it out for none."
+        )
+    return whole
 
 
 def _flags(settings: Settings) -> str:
@@ -55,7 +86,7 @@ def _flags(settings: Settings) -> str:
     return "".join(f" --{flag} {shlex.quote(values[name].text)}" for flag, name in told if values[name].rank == FLAG)
 
 
-async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:
+async def _join(settings: Settings, vkey: str, promised_us: int | None) -> dict[str, Any]:
     from sawyer.cli.session import connected
     from sawyer.engine.session import CPU, device_name
     from sawyer.node.registration import NodeIdentity, register
@@ -63,12 +94,14 @@ async def _join(settings: Settings, vkey: str) -> dict[str, str | list[str]]:
     async with connected(settings, f"register {settings['node']}", pin=True, vkey=vkey) as (bus, network):
         file = settings.home.node_key(settings["node"])
         chosen = settings.values["host"].rank < DEFAULT
-        me = NodeIdentity.open(NodeId(settings["node"]), HostId(settings["host"]), file, host_chosen=chosen)
+        node, host = NodeId(settings["node"]), HostId(settings["host"])
+        me = NodeIdentity.open(node, host, file, host_chosen=chosen, promised_us=promised_us)
         known = await register(bus, NetworkId(network.network), me, device_name(CPU))
     return {
         "network": network.network,
         "node": known.node,
         "host": known.host,
+        "promised_us": known.promised_us,
         "key": known.key,
         "key_file": str(file),
         "models": [each.model for each in network.models],

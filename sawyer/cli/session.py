@@ -17,11 +17,11 @@ from sawyer.cli.output import say
 from sawyer.client.aio import AsyncClient
 from sawyer.client.door import check_pinned, pin_of
 from sawyer.contexts import NatsTarget
-from sawyer.errors import NobodyServes, ServerUnreachable, UnknownModel, UsageError, VerificationError
+from sawyer.errors import NobodyServes, RequestConflict, ServerUnreachable, UnknownModel, UsageError, VerificationError
 from sawyer.home import Home
 from sawyer.identity.keys import Key, load
 from sawyer.ids import AccountId
-from sawyer.ledger.checkpoint import Checkpoint, Verifier
+from sawyer.ledger.checkpoint import Checkpoint
 from sawyer.schemas.messages import NetworkReply
 from sawyer.settings import DEFAULT, FLAG, Settings
 
@@ -46,18 +46,19 @@ class Consumer:
 async def checked_network(bus: Bus, home: Home, *, pin: bool = False, vkey: str = "") -> NetworkReply:
     """The network that answers. A home that belongs to one takes no other; with `pin`, a home that belongs to none is
     pinned to what answers (trust on first use), and says so. Raises VerificationError for another network than the
-    pinned one or a checkpoint that its key did not sign, RefusedError before the network is founded, NobodyServes."""
+    pinned one or a checkpoint that no key of its ledger signed, RefusedError before it is founded, NobodyServes."""
     network = await ask(bus, "network", NetworkReply)
-    check_pinned(network, home)
+    _, verifiers = check_pinned(network, home)
     if vkey and network.ledger_vkey != vkey:
         raise VerificationError(
             f"the network that answers signs with {network.ledger_vkey}, not with {vkey}",
             hint="Check the address: this is another network, or somebody stands in for it.",
         )
-    Checkpoint.verify(network.checkpoint, Verifier.parse(network.ledger_vkey))
+    Checkpoint.verify(network.checkpoint, *verifiers)
     if pin and home.pin() is None:
         home.create()
         home.write_pin(pin_of(network))
+        check_pinned(network, home)  # from now on it remembers later keys, too
         say(f"{home.path} now belongs to network {network.network} ({network.mode}), whose ledger signs with")
         say(f"  {network.ledger_vkey}")
         say(f"and whose operator is {network.operator}.")
@@ -164,6 +165,18 @@ async def consumer(settings: Settings) -> AsyncIterator[Consumer]:
         AsyncClient(account=account, key=key, bus=bus) as client,
     ):
         yield Consumer(home, account, client, network)
+
+
+async def opened(client: AsyncClient, key: Key) -> int:
+    """The entry with which this client's account was opened, now if it was not. It may have another key by now than it
+    was opened with: then that is `key`. Raises NotAuthorised or RequestConflict for an account of somebody else."""
+    try:
+        return (await client.open_account()).seq
+    except RequestConflict:
+        account = await client.account()
+        if account.key != key.id:
+            raise
+        return account.opened
 
 
 def account_key(home: Home, account: str) -> Key:

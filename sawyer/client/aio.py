@@ -26,7 +26,7 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId, new_request_id
 from sawyer.ledger.commands import command
-from sawyer.schemas.base import first_problem
+from sawyer.schemas.base import MAX_SAFE_INTEGER, first_problem
 from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, AccountOpened, InferenceRequested
 from sawyer.schemas.messages import (
     AccountQuery,
@@ -133,8 +133,8 @@ class AsyncClient:
         return await record(self._connected(), command(body, self._account, self._key), patience_s=timeout_s)
 
     async def account(self, *, timeout_s: float | None = None) -> AccountReply:
-        """This client's account: key, opening entry, balance, newest grants. Raises UnknownAccount before it was
-        opened."""
+        """This client's account: key, opening entry, balance, grants that something is left of. Raises UnknownAccount
+        before it was opened."""
         question, wait_s = AccountQuery(account=self._account), self._patience_s(timeout_s)
         return await ask(self._connected(), "account", AccountReply, question, timeout_s=wait_s)
 
@@ -200,9 +200,10 @@ class AsyncClient:
             raise UnknownModel(f"the network publishes no model {model!r}", hint=f"Published: {known}.")
         if token_ceiling is None:
             most_input = len(params.prompt.encode()) + MAX_FREE_TOKENS
-            token_ceiling = price_tokens(network.pricing, model, most_input, params.max_tokens)
-        if token_ceiling < 1:
-            raise UsageError(f"token_ceiling must be at least 1, got {token_ceiling}")
+            fmt = network.format_of(model)
+            token_ceiling = price_tokens(network.pricing, model, fmt, most_input, params.max_tokens)
+        if not 1 <= token_ceiling <= MAX_SAFE_INTEGER:
+            raise UsageError(f"token_ceiling must be at least 1 and below 2^53, got {token_ceiling}")
         if not _REQUEST_ID.fullmatch(request):
             raise UsageError(f"{request!r} is not a request id", hint="It is 32 lower-case hex characters.")
         now_ms = self._clock.now_ms()

@@ -10,6 +10,8 @@ from sawyer.errors import UsageError, VerificationError
 from sawyer.home import Home, Pin
 from sawyer.identity.keys import Key
 from sawyer.ids import AccountId, is_slug
+from sawyer.ledger.checkpoint import Verifier
+from sawyer.ledger.succession import check_remembered, trusted
 from sawyer.schemas.messages import NetworkReply
 from sawyer.settings import Settings
 
@@ -31,11 +33,14 @@ def home_of(url: str | NatsTarget | None, context: str) -> Home | None:
     return Settings.load().home if not url and not context else None
 
 
-def check_pinned(network: NetworkReply, home: Home) -> None:
-    """Raises VerificationError if this home is pinned to another network, ledger key or operator."""
+def check_pinned(network: NetworkReply, home: Home) -> tuple[str, tuple[Verifier, ...]]:
+    """The operator's key now, and the keys that checkpoints may be signed with (ledger/succession.py). Raises
+    VerificationError if this home is pinned to another network, ledger key or operator, or if a later key was not given
+    by the operator of its time, or is left out."""
     pinned, found = home.pin(), pin_of(network)
     if pinned is None or pinned == found:
-        return
+        now = trusted(found, network.successors)
+        return now if pinned is None else trusted(found, check_remembered(home.successors, network.successors))
     if pinned.network != found.network:
         raise VerificationError(
             f"network {found.network} of operator {found.operator} answers, "

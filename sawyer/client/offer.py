@@ -29,13 +29,13 @@ class OfferedModel:
         """Budget tokens that a request of so many text tokens costs. Raises RefusedError if the model has no price."""
         if self.pricing is None:
             raise RefusedError(f"the network has published no price for {self.model}", hint="Ask its operator.")
-        return price_tokens(self.pricing, self.model, input_tokens, output_tokens)
+        return price_tokens(self.pricing, self.model, self.format, input_tokens, output_tokens)
 
 
 def offered(network: NetworkReply) -> tuple[OfferedModel, ...]:
     """The models that this network publishes, by name."""
     sheet = network.pricing
-    priced = {each.model for each in sheet.prices} if sheet else set()
+    priced = {(each.model, each.format) for each in sheet.prices} if sheet else set()
     return tuple(
         OfferedModel(
             model=each.model,
@@ -46,7 +46,7 @@ def offered(network: NetworkReply) -> tuple[OfferedModel, ...]:
             experts=each.experts,
             top_k=each.top_k,
             expert_parameters=each.expert_parameters,
-            pricing=sheet if each.model in priced else None,
+            pricing=sheet if (each.model, each.format) in priced else None,
         )
         for each in sorted(network.models, key=lambda each: each.model)
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 from sawyer.schemas.events import BucketTokens
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Protocol):
     """What one grant has left to reserve. Spendable in [valid_from_ms, expires_ms); `seq` is the grant's entry."""
 
     grant: str
@@ -18,40 +17,47 @@ class Bucket:
     valid_from_ms: int
     expires_ms: int
 
-    def live(self, now_ms: int) -> bool:
-        return self.valid_from_ms <= now_ms < self.expires_ms
+
+def order(bucket: Bucket) -> tuple[int, int]:
+    """Sort buckets by this: the soonest to expire pays first."""
+    return bucket.expires_ms, bucket.seq
+
+
+def is_live(bucket: Bucket, now_ms: int) -> bool:
+    """True while its tokens can be reserved."""
+    return bucket.valid_from_ms <= now_ms < bucket.expires_ms
 
 
 def available_at(buckets: Iterable[Bucket], now_ms: int) -> int:
     """Tokens that can be reserved at this time."""
-    return sum(bucket.available for bucket in buckets if bucket.live(now_ms))
+    return sum(bucket.available for bucket in buckets if is_live(bucket, now_ms))
 
 
 def take(buckets: Iterable[Bucket], tokens: int, now_ms: int) -> tuple[BucketTokens, ...] | None:
-    """So many tokens from the buckets live now, the soonest to expire first. None if they do not suffice."""
+    """So many tokens from those of these buckets (in `order`) that are live now. None if they do not suffice."""
     taken: list[BucketTokens] = []
-    for bucket in sorted((b for b in buckets if b.live(now_ms)), key=lambda b: (b.expires_ms, b.seq)):
+    for bucket in buckets:
         part = min(tokens, bucket.available)
-        if part:
+        if part and bucket.valid_from_ms <= now_ms < bucket.expires_ms:
             taken.append(BucketTokens(grant=bucket.grant, tokens=part))
             tokens -= part
-        if not tokens:
-            return tuple(taken)
+            if not tokens:
+                return tuple(taken)
     return None
 
 
-def post(held: Sequence[BucketTokens], tokens: int) -> tuple[tuple[BucketTokens, ...], tuple[BucketTokens, ...]]:
-    """(debited, released): a hold split in its own bucket order. Raises ValueError for more tokens than it holds:
-    nothing may ever be posted beyond a hold."""
+def post(held: Sequence[tuple[str, int]], tokens: int) -> tuple[tuple[BucketTokens, ...], tuple[BucketTokens, ...]]:
+    """(debited, released): a hold of (grant, tokens) split in its own order. Raises ValueError for more tokens than it
+    holds: nothing may ever be posted beyond a hold."""
     debited: list[BucketTokens] = []
     released: list[BucketTokens] = []
-    for part in held:
-        used = min(tokens, part.tokens)
+    for grant, part in held:
+        used = min(tokens, part)
         tokens -= used
         if used:
-            debited.append(BucketTokens(grant=part.grant, tokens=used))
-        if used < part.tokens:
-            released.append(BucketTokens(grant=part.grant, tokens=part.tokens - used))
+            debited.append(BucketTokens(grant=grant, tokens=used))
+        if used < part:
+            released.append(BucketTokens(grant=grant, tokens=part - used))
     if tokens:
         raise ValueError(f"{tokens} tokens more than the hold has")
     return tuple(debited), tuple(released)

@@ -22,10 +22,11 @@ def debit_tokens(
     return ceil_div(weighted * price.price_milli * price.quant_milli, _MILLI_CUBED)
 
 
-def price_tokens(sheet: PricingPublished, model: str, input_tokens: int, output_tokens: int) -> int:
-    """Budget tokens that this sheet asks for a request to this model. Raises UnknownModel if it names no price."""
+def price_tokens(sheet: PricingPublished, model: str, fmt: str, input_tokens: int, output_tokens: int) -> int:
+    """Budget tokens that this sheet asks for a request to this model in the format `fmt`, which is its manifest's.
+    Raises UnknownModel if it names no price."""
     for price in sheet.prices:
-        if price.model == model:
+        if price.model == model and price.format == fmt:
             return debit_tokens(
                 input_tokens,
                 output_tokens,
@@ -34,7 +35,7 @@ def price_tokens(sheet: PricingPublished, model: str, input_tokens: int, output_
                 price=price,
             )
     raise UnknownModel(
-        f"price sheet {sheet.sheet} has no price for model {model}",
+        f"price sheet {sheet.sheet} has no price for model {model} in format {fmt}",
         hint="Ask the network for its current price sheet and models.",
         details={"model": model, "sheet": sheet.sheet},
     )

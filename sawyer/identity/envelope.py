@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import base64
+from binascii import a2b_base64
 from typing import TypeVar
 
 from sawyer.errors import BadSignature
-from sawyer.identity.keys import Key, public_bytes, verify
-from sawyer.schemas.base import Strict
+from sawyer.identity.keys import Key, public_bytes, verify_signed
+from sawyer.schemas.base import Fact, Strict
 from sawyer.schemas.signed import Signature, Signed, pre_image
 
-BodyT = TypeVar("BodyT", bound=Strict)
+BodyT = TypeVar("BodyT", bound=Fact | Strict)
 
 
 def sign(body: BodyT, kind: str, by: str, key: Key) -> Signed[BodyT]:
     """The body as a signed statement of this kind."""
     signature = attest(body.canonical(), kind, by, key)
-    return Signed[type(body)](body=body, signature=signature)  # type: ignore[misc,operator,no-any-return]
+    return Signed(body=body, signature=signature)
 
 
 def attest(body: bytes, kind: str, by: str, key: Key) -> Signature:
@@ -28,11 +29,22 @@ def attest(body: bytes, kind: str, by: str, key: Key) -> Signature:
 def check(body: bytes, kind: str, signature: Signature) -> None:
     """Raises BadSignature unless `signature` is of this kind and by its own `key_id` over exactly these bytes. Whether
     that key may say such a thing is the caller's question."""
+    public, signed = signed_bytes(body, kind, signature)
+    if not verify_signed(public, signed):
+        raise BadSignature(failure(kind, signature))
+
+
+def signed_bytes(body: bytes, kind: str, signature: Signature) -> tuple[bytes, bytes]:
+    """(public key, signature followed by the pre-image): what Ed25519 is asked. Raises BadSignature for a signature of
+    another kind, and for a key that is none."""
     if signature.type != kind:
         raise BadSignature(f"expected a signature over {kind}, got one over {signature.type}")
-    raw = base64.b64decode(signature.sig)
-    if not verify(public_bytes(signature.key_id), pre_image(kind, body), raw):
-        raise BadSignature(f"the signature of {signature.by} ({signature.key_id}) over this {kind} does not verify")
+    return public_bytes(signature.key_id), pre_image(kind, body, after=a2b_base64(signature.sig))
+
+
+def failure(kind: str, signature: Signature) -> str:
+    """What is said of a signature that does not verify."""
+    return f"the signature of {signature.by} ({signature.key_id}) over this {kind} does not verify"
 
 
 def check_signed(statement: Signed[BodyT], kind: str) -> None:

@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from nacl.bindings import crypto_core_ed25519_is_valid_point
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
 from sawyer import durable
 from sawyer.errors import BadSignature, NotAuthorised, UsageError
@@ -24,6 +24,7 @@ from sawyer.ids import KeyId
 KeyKind = Literal["U", "O"]
 """U: a participant (node, router, client, ledger). O: the operator of a network."""
 
+SIGNATURE_BYTES: Final = 64
 _PREFIX: Final[dict[KeyKind, int]] = {"U": 20 << 3, "O": 14 << 3}
 _SEED_PREFIX: Final = 18 << 3
 
@@ -88,7 +89,7 @@ def encode_public(kind: KeyKind, raw: bytes) -> KeyId:
     return KeyId(_encode(bytes([_PREFIX[kind]]) + raw))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
 def public_bytes(key_id: str) -> bytes:
     """The 32 bytes of a public key in NKEY form. Raises BadSignature if it is none, or a point libsodium refuses
     (small order, not canonical): such a key could make one signature fit many messages."""
@@ -105,8 +106,13 @@ def public_bytes(key_id: str) -> bytes:
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """True if the 64-byte signature over message is by this 32-byte key. Releases the GIL."""
+    return len(signature) == SIGNATURE_BYTES and verify_signed(public, signature + message)
+
+
+def verify_signed(public: bytes, signed: bytes) -> bool:
+    """`verify` for a signature that its message follows, as libsodium takes them."""
     try:
-        VerifyKey(public).verify(message, signature)
+        crypto_sign_open(signed, public)
     except (BadSignatureError, ValueError):
         return False
     return True

@@ -19,9 +19,10 @@ from sawyer.errors import (
     UnknownModel,
     WrongManifest,
 )
+from sawyer.ledger.membership import refuse_revoked
 from sawyer.ledger.state import State
-from sawyer.projections.balances import COMPLETED, HELD, RequestRow, order_hash
-from sawyer.projections.nodes import NodeRow, receipt_hash
+from sawyer.projections.balances import COMPLETED, HELD, RequestRow, order_hash, parts_of
+from sawyer.projections.nodes import NodeRow
 from sawyer.schemas.base import MAX_SAFE_INTEGER
 from sawyer.schemas.events import (
     MAX_FREE_TOKENS,
@@ -47,13 +48,12 @@ CLOCK_SLACK_MS: Final = 60_000
 """How far a router's or a client's clock may be ahead of the ledger's."""
 
 
-def check_repeat(state: State, body: TokensReserved, router: str) -> None:
+def check_repeat(row: RequestRow, body: TokensReserved, router: str) -> None:
     """A reserve is a repeat for the router whose hold is open, and for nobody else. Raises AlreadyCompleted (with the
     bill) if the client sends the content of a completed request again, perhaps signed anew; RequestConflict if it was
     voided or expired; NotAuthorised for a second router, which would serve the request on the first one's hold."""
     order = body.request.body
-    row = state.balances.request(order.request)
-    if row is None or (row.account, row.content) != (order.account, order.content):
+    if (row.account, row.content) != (order.account, order.content):
         return
     if row.status != HELD:
         raise _ended(row)
@@ -61,11 +61,10 @@ def check_repeat(state: State, body: TokensReserved, router: str) -> None:
         raise _of_another_router(row)
 
 
-def is_held(state: State, body: TokensReserved, router: str) -> bool:
+def is_held(row: RequestRow, body: TokensReserved, router: str) -> bool:
     """The same router holds exactly this for the same order already, perhaps until another time: it was started anew,
     and its client has sent the order again. The hold that stands keeps its end."""
-    row = state.balances.request(body.request.body.request)
-    return row is not None and (row.status, row.router, row.order, row.manifest, row.input_tokens) == (
+    return (row.status, row.router, row.order, row.manifest, row.input_tokens) == (
         HELD, router, order_hash(body.request), body.manifest, body.input_tokens,
     ) and sum(tokens for _, tokens in row.held) == body.tokens  # fmt: skip
 
@@ -75,7 +74,8 @@ def reserve(state: State, body: TokensReserved, now_ms: int) -> Decided:
     order = body.request.body
     _check_order(state, body.request, now_ms)
     _check_manifest(state, body)
-    price = price_tokens(_sheet_in_force(state, order), order.model, body.input_tokens, order.max_tokens)
+    fmt = state.registry.manifests[order.model, body.manifest].format
+    price = price_tokens(_sheet_in_force(state, order), order.model, fmt, body.input_tokens, order.max_tokens)
     if body.tokens != price:
         raise RefusedError(
             f"{body.input_tokens} tokens in and at most {order.max_tokens} out cost {price}, not {body.tokens}",
@@ -99,11 +99,14 @@ def reserve(state: State, body: TokensReserved, now_ms: int) -> Decided:
     return Decided(held=held)
 
 
-def complete(state: State, body: InferenceCompleted, router: str) -> Decided:
-    """Post a hold: debit what was used, release the rest, credit the hosts whose receipts hold."""
+def complete(
+    state: State, found: RequestRow | None, body: InferenceCompleted, order_hash: str, router: str, now_ms: int
+) -> Decided:
+    """Post a hold: debit what was used, release the rest, credit the hosts whose receipts hold. `order_hash`: of the
+    client's signed order in it (balances.order_hash)."""
     order = body.request.body
-    row = _held_request(state, order.request, order.account, router)
-    if row.order != order_hash(body.request):
+    row = _held_request(found, order.request, order.account, router)
+    if row.order != order_hash:
         raise RequestConflict(
             "the client's order is not the one that was reserved for", details={"request": order.request}
         )
@@ -111,26 +114,42 @@ def complete(state: State, body: InferenceCompleted, router: str) -> Decided:
         raise RefusedError(f"reserved for {row.input_tokens} input tokens, completed with {body.input_tokens}")
     if body.output_tokens > order.max_tokens:
         raise RefusedError(f"the client ordered at most {order.max_tokens} tokens, got {body.output_tokens}")
-    sheet = state.registry.sheets[order.price_sheet]
-    billed = price_tokens(sheet, order.model, body.input_tokens, body.output_tokens)
-    held = tuple(BucketTokens(grant=grant, tokens=tokens) for grant, tokens in row.held)
-    debited, released = buckets.post(held, billed)
-    model = state.registry.manifests[order.model, row.manifest]
+    sheet, model = state.registry.sheets[order.price_sheet], state.registry.manifests[order.model, row.manifest]
+    billed = price_tokens(sheet, order.model, model.format, body.input_tokens, body.output_tokens)
+    debited, released = buckets.post(row.held, billed)
     _check_rows(body, model)
-    return Decided(debited=debited, released=released, credits=_credits(state, body, model))
+    released, expired = _split_expired(state, released, now_ms)
+    return Decided(debited=debited, released=released, expired=expired, credits=_credits(state, body, model))
 
 
-def void(state: State, body: ReservationVoided, router: str) -> Decided:
+def void(state: State, row: RequestRow | None, body: ReservationVoided, router: str, now_ms: int) -> Decided:
     """Give a hold back whole: nothing is billed."""
-    return _release(_held_request(state, body.request, body.account, router))
+    return _release(state, _held_request(row, body.request, body.account, router), now_ms)
 
 
-def expire(state: State, body: ReservationExpired, now_ms: int) -> Decided:
+def expire(state: State, found: RequestRow | None, body: ReservationExpired, now_ms: int) -> Decided:
     """Give an abandoned hold back whole, not before its time."""
-    row = _held_request(state, body.request, body.account, router=None)
+    row = _held_request(found, body.request, body.account, router=None)
     if now_ms < row.expires_ms:
         raise RefusedError(f"the hold runs until {row.expires_ms}, and it is {now_ms}")
-    return _release(row)
+    return _release(state, row, now_ms)
+
+
+def _release(state: State, row: RequestRow, now_ms: int) -> Decided:
+    released, expired = _split_expired(state, parts_of(row.held), now_ms)
+    return Decided(released=released, expired=expired)
+
+
+def _split_expired(
+    state: State, released: tuple[BucketTokens, ...], now_ms: int
+) -> tuple[tuple[BucketTokens, ...], tuple[BucketTokens, ...] | None]:
+    """(released, expired): what goes back to a grant that has expired meanwhile is gone with it."""
+    gone = None
+    for part in released:
+        bucket = state.balances.bucket(part.grant)
+        if bucket is not None and bucket.expires_ms <= now_ms:
+            gone = (*(gone or ()), part)
+    return (tuple(part for part in released if part not in gone), gone) if gone else (released, None)
 
 
 def _check_order(state: State, signed: Signed[InferenceRequested], now_ms: int) -> None:
@@ -140,6 +159,7 @@ def _check_order(state: State, signed: Signed[InferenceRequested], now_ms: int) 
         raise UnknownAccount(f"no account {order.account}", details={"account": order.account})
     if signature.key_id != account.key or signature.by != order.account:
         raise NotAuthorised(f"the order is signed by {signature.key_id}, not by the key of account {order.account}")
+    refuse_revoked(state, signature.key_id)
     if order.network != state.network:
         raise NotAuthorised(f"the order is for network {order.network}")
     if order.expires_ms <= now_ms:
@@ -184,9 +204,8 @@ def _sheet_in_force(state: State, order: InferenceRequested) -> PricingPublished
     )
 
 
-def _held_request(state: State, request: str, account: str, router: str | None) -> RequestRow:
+def _held_request(row: RequestRow | None, request: str, account: str, router: str | None) -> RequestRow:
     """The open hold of this request. Raises RefusedError if there is none, if it ended, or if another router's."""
-    row = state.balances.request(request)
     if row is None or row.account != account:
         raise RefusedError(f"account {account} has no reservation for request {request}", details={"request": request})
     if row.status != HELD:
@@ -214,10 +233,6 @@ def _ended(row: RequestRow) -> RefusedError:
     return RequestConflict(f"the reservation was {row.status} in entry {row.seq}", details={"entry": str(row.seq)})
 
 
-def _release(row: RequestRow) -> Decided:
-    return Decided(released=tuple(BucketTokens(grant=grant, tokens=tokens) for grant, tokens in row.held))
-
-
 def _check_rows(body: InferenceCompleted, model: ModelPublished) -> None:
     """Every row that the request cost is receipted or listed as not; each node in one of the two, once. What was fed to
     the model is what was counted, but for the last token sampled and a few special ones that are free."""
@@ -230,7 +245,7 @@ def _check_rows(body: InferenceCompleted, model: ModelPublished) -> None:
     named = [receipt.body.node for receipt in body.receipts] + [part.node for part in body.unreceipted]
     if len(set(named)) != len(named):
         raise RefusedError("a node stands in one receipt or in the unreceipted rows, once")
-    rows = sum(receipt.body.rows for receipt in body.receipts) + sum(part.rows for part in body.unreceipted)
+    rows = sum([receipt.body.rows for receipt in body.receipts]) + sum([part.rows for part in body.unreceipted])
     expected = credits.rows_of(body.fed_tokens, moe_layers=model.moe_layers, top_k=model.top_k)
     if rows != expected:
         raise RefusedError(
@@ -242,29 +257,53 @@ def _check_rows(body: InferenceCompleted, model: ModelPublished) -> None:
 def _credits(state: State, body: InferenceCompleted, model: ModelPublished) -> tuple[HostCredit, ...]:
     for part in body.unreceipted:
         _node(state, part.node)
-    return tuple(_credit(state, receipt, body.request.body, model) for receipt in body.receipts)
+    if [each.node for each in body.latencies] != [receipt.body.node for receipt in body.receipts]:
+        raise RefusedError("latencies are of the nodes that have a receipt, in order of the receipts")
+    order = body.request.body
+    served = (order.network, order.request, order.model, model.manifest)
+    paired = zip(body.receipts, body.latencies, strict=True)
+    return tuple([_credit(state, receipt, served, model, each.p95_us) for receipt, each in paired])
 
 
 def _credit(
-    state: State, receipt: Signed[WorkReceipted], order: InferenceRequested, model: ModelPublished
+    state: State,
+    receipt: Signed[WorkReceipted],
+    served: tuple[str, str, str, str],
+    model: ModelPublished,
+    measured_us: int,
 ) -> HostCredit:
+    """`served`: network, request, model and manifest that the work was for."""
     body, signature = receipt.body, receipt.signature
     node = _node(state, body.node)
     if signature.key_id != node.key or signature.by != body.node:
         raise _bad_receipt(body, f"is signed by {signature.by} with {signature.key_id}")
-    if (body.network, body.request, body.model) != (order.network, order.request, order.model):
-        raise _bad_receipt(body, f"is for request {body.request} of model {body.model}")
-    if body.manifest != model.manifest:
-        raise _bad_receipt(body, f"is over manifest {body.manifest[:16]}, reserved for {model.manifest[:16]}")
-    if sum(rows for _, _, rows in body.experts) != body.rows:
+    if node.key in state.registry.revoked:
+        raise _bad_receipt(body, "is signed with a key that was revoked")
+    if (body.network, body.request, body.model, body.manifest) != served:
+        raise _bad_receipt(body, _other_work(body, served))
+    if sum([rows for _, _, rows in body.experts]) != body.rows:
         raise _bad_receipt(body, f"says {body.rows} rows, and its experts add up to another number")
-    unfit = node.refuses(body, receipt_hash(receipt))
+    unfit = node.refuses(receipt)
     if unfit:
         raise _bad_receipt(body, unfit)
     work = credits.work_of(body.rows, model.expert_parameters)
     if work > MAX_SAFE_INTEGER:
         raise _bad_receipt(body, "is for more work than one entry can hold")
-    return HostCredit(host=node.host, node=body.node, rows=body.rows, work=work)
+    return HostCredit(
+        host=node.host,
+        node=body.node,
+        rows=body.rows,
+        work=work,
+        sla_milli=credits.sla_milli(measured_us, node.promised_us),
+        measured_us=measured_us,
+        promised_us=node.promised_us,
+    )
+
+
+def _other_work(body: WorkReceipted, served: tuple[str, str, str, str]) -> str:
+    if (body.network, body.request, body.model) != served[:3]:
+        return f"is for request {body.request} of model {body.model}"
+    return f"is over manifest {body.manifest[:16]}, reserved for {served[3][:16]}"
 
 
 def _node(state: State, node: str) -> NodeRow:

@@ -1,41 +1,53 @@
 """The book: the one writer. Decides commands in order, writes a batch as one transaction, keeps the views current.
 
 Owns memory (the folds) and their agreement with the disk: what a reply says is durable, and after any failure memory is
-what the disk has. Knows no bus and no clock: times come with the calls.
+what the disk has. Knows no bus and no clock: times come with the calls. How memory is read from the disk: loading.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
-from sawyer.errors import BookCorrupt, RefusedError, SawyerError, UnknownAccount, VerificationError, ViewDiffers
+from sawyer.errors import RefusedError, SawyerError, UnknownAccount, WriterFenced
 from sawyer.identity.keys import Key
 from sawyer.ids import AccountId, NetworkId, RequestId
-from sawyer.ledger.chain import check_covers, read_checkpoint, read_next
-from sawyer.ledger.checkpoint import Checkpoint, Verifier, vkey_of
+from sawyer.ledger import snapshot
+from sawyer.ledger.chain import verifier_of
+from sawyer.ledger.checkpoint import Checkpoint
 from sawyer.ledger.commands import LEDGER_NAME, VerifiedCommand, check, command
-from sawyer.ledger.decide import Decision, decide
+from sawyer.ledger.decide import SNAPSHOT_STREAM, Decision, OfRequest, decide
 from sawyer.ledger.entry import CHECKPOINT_STREAM, CHECKPOINT_TOPIC, StoredRow, decode_entry, encode_entry
+from sawyer.ledger.loading import Loaded, Loader
+from sawyer.ledger.membership import ledger_key
+from sawyer.ledger.merkle import leaf_hash
+from sawyer.ledger.past import StoredPast
+from sawyer.ledger.seek import entries_from
 from sawyer.ledger.state import State
-from sawyer.ledger.store import Store, Synchronous
+from sawyer.ledger.store import Store, Synchronous, open_store
+from sawyer.ledger.succession import Succession
 from sawyer.ledger.views import Views
-from sawyer.projections.audit_chain import HeadRow
-from sawyer.projections.balances import COMPLETED
+from sawyer.projections.balances import COMPLETED, BucketRow
 from sawyer.projections.fold import Entry
 from sawyer.projections.nodes import NodeRow
-from sawyer.schemas.events import NO_HASH, NodeRegistered, ReservationExpired
+from sawyer.schemas.events import (
+    InferenceCompleted,
+    KeyAdded,
+    NodeRegistered,
+    ReservationExpired,
+    SnapshotTaken,
+    TokensExpired,
+    TokensReserved,
+)
 from sawyer.schemas.messages import (
     MAX_BUCKETS_TOLD,
     AccountBucket,
     AccountReply,
     BalanceReply,
     EntryRef,
-    ErrorBody,
     LedgerCommand,
     LedgerReply,
     MembersReply,
@@ -43,6 +55,13 @@ from sawyer.schemas.messages import (
 )
 
 log = logging.getLogger(__name__)
+
+VIEWS_ENTRIES: int = 4096
+"""The views lag behind the book by so many entries at most, and catch up when the writer has nothing to do."""
+
+
+MOST_EXPIRED: int = 2048
+"""Commands that one call of `expire` signs: the lock is held meanwhile, for some 100 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +84,59 @@ class Book:
         network: NetworkId,
         operator: str,
         ledger_key: Key,
+        successors: Sequence[Key] = (),
         views: Views | None = None,
+        snapshots: Path | None = None,
         held: str | None = None,
+        snapshot_entries: int = snapshot.SNAPSHOT_ENTRIES,
     ) -> None:
-        """Load a book from its rows; `open` is the usual way. Raises BookCorrupt, ViewDiffers, SawyerError."""
+        """Load a book from its rows; `open` is the usual way. `ledger_key` is the one that the founding names,
+        `successors` those that replaced it or are to. Raises BookCorrupt, ViewDiffers, SawyerError."""
         self._store = store
         self._views = views
         self._network = network
-        self._operator = operator
-        self._key = ledger_key
-        self._verifier = Verifier.parse(vkey_of(network, ledger_key))
-        self._held = _kept(held, self._verifier) if held is not None else None
+        self._keys: dict[str, Key] = {key.id: key for key in (ledger_key, *successors)}
+        self._snapshot_entries = snapshot_entries
         self._lock = RLock()
-        self._memory: State | None = None
-        self._checkpoints, self._note = 0, ""
-        self._unwritten: dict[str, set[str]] = defaultdict(set)
+        self._past, self._succession = StoredPast(store), Succession(store)
+        self._loader = Loader(store, network, operator, ledger_key, self._past, views, snapshots, held)
+        self._loaded: Loaded | None = None
         self._load()
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        where: Path | str,
         *,
         network: NetworkId,
         operator: str,
         ledger_key: Key,
+        successors: Sequence[Key] = (),
         views: Path | None = None,
         held: str | None = None,
         synchronous: Synchronous = "FULL",
+        snapshot_entries: int = snapshot.SNAPSHOT_ENTRIES,
     ) -> Book:
-        """The book in this SQLite file, created if missing, loaded into memory. The chain and the last checkpoint are
-        verified, not every signature: that is replay's work. `operator` is the key that founds this network, and no
-        other; `held` a checkpoint that was kept: a book that does not reach it, or has another tree there, is refused.
-        Raises BookCorrupt, ViewDiffers, VerificationError (`held` is of another ledger), SawyerError."""
-        store = Store.sqlite(path, synchronous)
+        """The book in this SQLite file, or at this address of PostgreSQL, created if missing, loaded into memory. The
+        chain and the last checkpoint are verified, not every signature: that is replay's work. `operator` is the key
+        that founds this network, and no other; `held` a checkpoint that was kept: a book that does not reach it, or has
+        another tree there, is refused. A snapshot lies beside the views. Raises BookCorrupt, ViewDiffers,
+        VerificationError (`held` is of another ledger), SawyerError."""
+        store = open_store(where, synchronous)
         live: Views | None = None
         try:
             live = Views(views) if views is not None else None
-            return cls(store, network=network, operator=operator, ledger_key=ledger_key, views=live, held=held)
+            return cls(
+                store,
+                network=network,
+                operator=operator,
+                ledger_key=ledger_key,
+                successors=successors,
+                views=live,
+                snapshots=None if views is None else views.with_name(SNAPSHOT_FILE),
+                held=held,
+                snapshot_entries=snapshot_entries,
+            )
         except BaseException:
             store.close()
             if live is not None:
@@ -122,26 +156,45 @@ class Book:
         cannot: then nothing of the batch is written, and memory is read again from the book at the next call."""
         with self._lock:
             try:
-                return self._commit(commands, now_ms)
+                replies = self._commit(commands, now_ms)
             except BaseException:
-                self._memory = None
+                self._loaded = None
                 raise
+            if self._state.tree.size - self._at.snapshot_size >= self._snapshot_entries:
+                self._try_snapshot(now_ms)
+            return replies
 
     def expire(self, now_ms: int) -> list[VerifiedCommand]:
-        """One signed command for each hold that is due; commit them to release the tokens."""
+        """One signed command for each hold that is due, and for each grant that has expired with tokens left that
+        nobody
+        holds; commit them to release the tokens, or to end them."""
         with self._lock:
-            requests = self._state.balances.open_requests
-            due = sorted(request for request, expires_ms in requests.items() if expires_ms <= now_ms)
-            rows = [(request, self._state.balances.request(request)) for request in due]
-        bodies = [
-            ReservationExpired(network=self._network, account=row.account, request=request)
-            for request, row in rows
-            if row is not None
-        ]
-        return [check(command(body, LEDGER_NAME, self._key)) for body in bodies]
+            state = self._state
+            holds = sorted(
+                (request, row.account)
+                for request, row in state.balances.open_requests.items()
+                if row.expires_ms <= now_ms
+            )[:MOST_EXPIRED]
+            grants = state.balances.due(now_ms)[: MOST_EXPIRED - len(holds)]
+            bodies: list[ReservationExpired | TokensExpired] = [
+                ReservationExpired(network=self._network, account=account, request=request)
+                for request, account in holds
+            ]
+            bodies += [
+                TokensExpired(network=self._network, account=row.account, grant=row.grant, tokens=row.available)
+                for row in grants
+            ]
+            return [self._say(body) for body in bodies]
+
+    def catch_up(self) -> None:
+        """Bring the views up to the book. They may lag, never lead: a failure is told and made good later."""
+        with self._lock:
+            if self._loaded is not None:
+                self._write_views()
 
     def close(self) -> None:
         with self._lock:
+            self.catch_up()
             self._store.close()
             if self._views is not None:
                 self._views.close()
@@ -152,7 +205,7 @@ class Book:
     def size(self) -> int:
         """How many entries there are."""
         with self._lock:
-            return self._state.audit.head.seq
+            return self._state.tree.size
 
     @property
     def root(self) -> str:
@@ -162,13 +215,14 @@ class Book:
 
     @property
     def vkey(self) -> str:
-        """The key that this book's checkpoints verify with."""
-        return self._verifier.vkey
+        """The key that the next checkpoint will verify with."""
+        with self._lock:
+            return verifier_of(self._state).vkey
 
     def checkpoint(self) -> str:
         """The newest signed checkpoint; empty before the first entry."""
         with self._lock:
-            return self._note
+            return self._at.note
 
     def balance(self, account: AccountId, now_ms: int) -> BalanceReply:
         """Raises UnknownAccount."""
@@ -183,11 +237,12 @@ class Book:
                 held=row.held,
                 consumed=row.consumed,
                 granted=row.granted,
-                seq=self._state.audit.head.seq,
+                expired=row.expired,
+                seq=self._state.tree.size,
             )
 
     def account(self, account: AccountId, now_ms: int) -> AccountReply:
-        """An account with its newest grants. Raises UnknownAccount."""
+        """An account, and the grants that something is left of, the soonest to expire first. Raises UnknownAccount."""
         with self._lock:
             balance = self.balance(account, now_ms)
             row = self._state.balances.account(account)
@@ -197,23 +252,9 @@ class Book:
                 key=row.key,
                 opened=row.seq,
                 balance=balance,
-                grants=len(row.grants),
-                buckets=tuple(self._bucket(grant) for grant in reversed(row.grants[-MAX_BUCKETS_TOLD:])),
+                grants=row.grants,
+                buckets=tuple(map(_bucket, self._state.balances.buckets(account)[:MAX_BUCKETS_TOLD])),
             )
-
-    def _bucket(self, grant: str) -> AccountBucket:
-        row = self._state.balances.bucket(grant)
-        assert row is not None, "an account names only grants that it was given"
-        return AccountBucket(
-            grant=grant,
-            granted=row.tokens,
-            available=row.available,
-            held=row.held,
-            consumed=row.consumed,
-            valid_from_ms=row.valid_from_ms,
-            expires_ms=row.expires_ms,
-            seq=row.seq,
-        )
 
     def network(self, now_ms: int) -> NetworkReply:
         """What newcomers are told at this time. Raises RefusedError before the network is founded."""
@@ -226,200 +267,231 @@ class Book:
                 ledger_vkey=registry.network.ledger_vkey,
                 operator=registry.network.operator,
                 mode="live" if registry.network.mode == "live" else "test",
+                successors=self._succession.told(registry),
                 models=tuple(registry.models[model] for model in sorted(registry.models)),
                 pricing=registry.pricing,
                 size=self.size,
-                checkpoint=self._note,
+                checkpoint=self._at.note,
                 now_ms=now_ms,
             )
 
     def members(self) -> MembersReply:
-        """Every registered node and every router key, by name."""
+        """Every registered node and every router key that was not revoked, by name."""
         with self._lock:
-            nodes = sorted(self._state.nodes.nodes.items())
-            keys = self._state.registry.keys.items()
-            routers = tuple(sorted((row.name, key) for key, row in keys if row.role == "router"))
+            registry, nodes = self._state.registry, sorted(self._state.nodes.nodes.items())
+            kept = ((row.name, key) for key, row in registry.keys.items() if key not in registry.revoked)
+            routers = tuple(sorted((name, key) for name, key in kept if registry.keys[key].role == "router"))
             registered = tuple(_registered(self._network, node, row) for node, row in nodes)
             return MembersReply(nodes=registered, routers=routers, seq=self.size)
 
     def completed(self, request: RequestId) -> Completed | None:
         """How a request was billed, or None if it was not."""
         with self._lock:
-            row = self._state.balances.request(request)
+            row = self._state.request(request)
             if row is None or row.status != COMPLETED:
                 return None
             return Completed(row.seq, row.input_tokens, row.output_tokens, row.billed_tokens)
 
+    def entry_bytes(self, seq: int, count: int = 1) -> list[bytes]:
+        """The exact bytes of `count` entries from `seq` (from 1) on. Raises SawyerError."""
+        return entries_from(self._store, seq, count)
+
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """The hashes that show that the tree of `new_size` has all of the tree of `old_size`. Raises ValueError for
+        sizes that the book has not reached, SawyerError."""
+        with self._lock:
+            return self._state.tree.consistency(old_size, new_size, self._leaves)
+
+    def _leaves(self, first: int, count: int) -> list[bytes]:
+        return [leaf_hash(raw) for raw in self.entry_bytes(first + 1, count)]
+
     # --- the writer's inside ----------------------------------------------------------------------------------------
 
     def _commit(self, commands: Sequence[VerifiedCommand], now_ms: int) -> list[LedgerReply]:
-        now_ms = max(now_ms, self._state.audit.head.ts_ms)  # the book's time never runs backwards
+        state, at = self._state, self._at
+        now_ms = max(now_ms, state.audit.head.ts_ms)  # the book's time never runs backwards
+        signer = ledger_key(state)  # a key that this batch brings signs from the next one on
+        known = state.balances.open_requests
+        self._past.look_up({name for name in map(_new_request, commands) if name and name not in known})
         replies: list[LedgerReply] = []
         rows: list[StoredRow] = []
-        written: dict[int, Entry] = {}
+        written: dict[tuple[str, int], Entry] = {}
         for asked in commands:
             try:
-                decision = decide(self._state, asked, now_ms)
+                self._check_held_key(asked)
+                decision = decide(state, asked, now_ms)
             except RefusedError as error:
-                replies.append(LedgerReply(error=ErrorBody.of(error)))
+                replies.append(LedgerReply.refused(error))
                 continue
             if decision.repeated:
-                replies.append(LedgerReply(entry=self._find(decision.idem, written), repeated=True))
+                replies.append(LedgerReply(entry=self._find(asked, decision, written), repeated=True))
                 continue
-            row, entry = self._next(asked, decision, now_ms)
-            rows.append(row)
-            written[entry.seq] = entry
-            self._note_changes(self._state.apply(entry))
-            replies.append(LedgerReply(entry=_ref(entry)))
+            raw, entry = self._next(state, asked, decision, now_ms)
+            rows.append(StoredRow(entry.stream, entry.version, entry.kind, raw))
+            written[entry.stream, entry.version] = entry
+            state.apply(entry)
+            replies.append(LedgerReply(entry=_ref(entry), repeated=False))
         if rows:
-            note = Checkpoint(self._network, self._state.tree.size, self._state.tree.root()).sign(self._key)
-            fence = StoredRow(CHECKPOINT_STREAM, self._checkpoints + 1, CHECKPOINT_TOPIC, note.encode())
-            self._store.append([*rows, fence])
-            self._checkpoints, self._note = fence.version, note
-            self._write_views()
+            note = Checkpoint(self._network, state.tree.size, state.tree.root()).sign(self._signing_key(signer))
+            self._store.append(
+                [*rows, StoredRow(CHECKPOINT_STREAM, at.checkpoints + 1, CHECKPOINT_TOPIC, note.encode())]
+            )
+            at.checkpoints, at.note = at.checkpoints + 1, note
+            self._past.remember(state.balances.ended)
+            state.balances.ended.clear()
+            if state.tree.size - at.views_size >= VIEWS_ENTRIES:
+                self._write_views()
+        elif at.checkpoints != self._stored_checkpoints():
+            raise WriterFenced("another writer has written to this book")  # these answers would be of yesterday
         return replies
 
-    def _next(self, asked: VerifiedCommand, decision: Decision, now_ms: int) -> tuple[StoredRow, Entry]:
-        head = self._state.audit.head
-        raw, entry = encode_entry(
+    def _stored_checkpoints(self) -> int:
+        newest = self._store.last(CHECKPOINT_STREAM)
+        return newest.version if newest is not None else 0
+
+    def _check_held_key(self, asked: VerifiedCommand) -> None:
+        """A book whose ledger key is nowhere could never be written again."""
+        body = asked.body
+        if isinstance(body, KeyAdded) and body.role == "ledger" and body.key not in self._keys:
+            raise RefusedError(
+                f"this writer does not have the ledger key {body.key}",
+                hint="`sawyer keys rotate ledger`, while the network is down, makes one and puts it in its place.",
+            )
+
+    def _next(self, state: State, asked: VerifiedCommand, decision: Decision, now_ms: int) -> tuple[bytes, Entry]:
+        head = state.audit.head
+        return encode_entry(
             log=self._network,
             seq=head.seq + 1,
             prev=head.leaf,
             ts_ms=now_ms,
             kind=asked.kind,
             stream=decision.stream,
-            version=self._state.audit.version(decision.stream) + 1,
+            version=state.audit.version(decision.stream) + 1,
             idem=decision.idem,
             body=asked.body,
             statement=asked.statement,
             decided=decision.decided,
             attestations=asked.attestations,
         )
-        return StoredRow(entry.stream, entry.version, entry.kind, raw), entry
 
-    def _find(self, idem: str, written: dict[int, Entry]) -> EntryRef:
+    def _find(self, asked: VerifiedCommand, decision: Decision, written: dict[tuple[str, int], Entry]) -> EntryRef:
         """Where a repeated command stands: earlier in this batch, or in the book."""
-        found = self._state.entries.find(idem)
-        if found is None:
-            raise SawyerError(f"{idem} was decided as a repeat, and is not in the book")
-        if found.seq in written:
-            return _ref(written[found.seq])
-        return _ref(decode_entry(self._store.row(found.stream, found.version).state))
+        if isinstance(asked.body, OfRequest):
+            place = (decision.stream, 1 if isinstance(asked.body, TokensReserved) else 2)
+        else:
+            found = self._state.entries.find(decision.idem)
+            if found is None:
+                raise SawyerError(f"{decision.idem} was decided as a repeat, and is not in the book")
+            place = (found.stream, found.version)
+        return _ref(written[place] if place in written else decode_entry(self._store.row(*place).state))
+
+    def _try_snapshot(self, now_ms: int) -> None:
+        """The commit before it is durable, and is answered so, whatever becomes of the snapshot."""
+        try:
+            self._take_snapshot(now_ms)
+        except BaseException as error:
+            self._loaded = None
+            if not isinstance(error, SawyerError):
+                raise
+            log.warning("no snapshot was taken: %s", error)
+
+    def _take_snapshot(self, now_ms: int) -> None:
+        """Commit to the state as it is now, in an entry of its own, and keep a copy of it for the next start."""
+        state, at = self._state, self._at
+        body = snapshot.commitment(state)
+        raw = snapshot.dump(state, state.audit.version(SNAPSHOT_STREAM) + 1, at.checkpoints)
+        at.snapshot_size = body.size
+        (reply,) = self._commit([self._say(body)], now_ms)
+        if reply.error is not None:
+            raise SawyerError(f"the book refuses its own snapshot: {reply.error.message}")
+        self._loader.keep_snapshot(raw)
+        self._write_views()
+
+    def _say(self, body: ReservationExpired | TokensExpired | SnapshotTaken) -> VerifiedCommand:
+        """A command of the ledger's own: signed here and now, so there is nothing to verify."""
+        signed = command(body, LEDGER_NAME, self._signing_key(ledger_key(self._state)))
+        return VerifiedCommand(signed.kind, body, body.canonical(), signed.attestations, inner=())
+
+    def _signing_key(self, key_id: str) -> Key:
+        key = self._keys.get(key_id)
+        if key is None:
+            raise SawyerError(
+                f"the ledger's key is {key_id} now, and it is not here",
+                hint="Bring the seed file that the rotation made into keys/ledgers/ of this home.",
+            )
+        return key
 
     def _write_views(self) -> None:
-        """Bring the views up to the book. They may lag, never lead: a failure is told and made good later."""
-        if self._views is None:
+        """See catch_up."""
+        at, state = self._at, self._state
+        if at.views_size == state.tree.size:
             return
-        folds = {fold.name: fold for fold in self._state.folds}
-        rows = [(view, key, folds[view].encoded(key)) for view, keys in self._unwritten.items() for key in keys]
+        if self._views is None:
+            at.views_size = state.tree.size
+            for fold in state.folds:
+                fold.changed.clear()
+            return
+        rows = [(fold.name, key, fold.encoded(key)) for fold in state.folds for key in fold.changed]
         try:
-            self._views.write(rows, self._state.audit.head.seq)
+            self._views.write(rows, state.tree.size)
         except SawyerError as error:
             log.warning("the views lag behind the book: %s", error)
             return
-        self._unwritten.clear()
+        at.views_size = state.tree.size
+        for fold in state.folds:
+            fold.changed.clear()
 
-    # --- loading ----------------------------------------------------------------------------------------------------
+    @property
+    def _at(self) -> Loaded:
+        """Memory, read again from the book where a failure made us drop it."""
+        if self._loaded is None:
+            self._load()
+        assert self._loaded is not None
+        return self._loaded
 
     @property
     def _state(self) -> State:
-        """Memory, read again from the book where a failure made us drop it."""
-        if self._memory is None:
-            self._load()
-        assert self._memory is not None
-        return self._memory
+        return self._at.state
 
     def _load(self) -> None:
         """Read memory from the book, then bring the views up to it. Memory is set only when all of it holds."""
-        state = State(self._network, self._verifier.vkey, self._operator)
-        viewed = self._views.head() if self._views is not None else HeadRow()
-        checkpoints, last, leaf = 0, None, NO_HASH
-        self._unwritten.clear()
-        for row in self._store.rows():
-            if row.is_checkpoint:
-                checkpoints, last = checkpoints + 1, row
-                continue
-            entry = _read_known(row, state)
-            changed = _fold_in(entry, state)
-            if self._held is not None and self._held.size == entry.seq:
-                check_covers(self._held, state)
-            if entry.seq == viewed.seq:
-                leaf = entry.leaf
-            if entry.seq > viewed.seq:
-                self._note_changes(changed)
-        self._checkpoints, self._note = checkpoints, ""
-        if last is not None:
-            read_checkpoint(last, state, self._verifier, checkpoints)
-            self._note = last.state.decode()
-        elif state.tree.size:
-            raise BookCorrupt("entries without a checkpoint", seq=state.tree.size)
-        _check_trust(state, self._held)
-        _check_views(viewed, state, leaf)
-        self._memory = state
-        if viewed.seq < state.tree.size:
-            self._write_views()
-
-    def _note_changes(self, changed: dict[str, set[str]]) -> None:
-        for view, keys in changed.items():
-            self._unwritten[view] |= keys
+        self._past.forget()
+        self._loaded = self._loader.load()
+        self._write_views()
 
 
-def _read_known(row: StoredRow, state: State) -> Entry:
-    entry = read_next(row, state)
-    if entry.body is None:
-        raise SawyerError(
-            f"entry {entry.seq} is of kind {entry.kind}, which this version does not know",
-            hint="This book was written by a newer Sawyer: upgrade before writing to it. Replay can read it.",
-        )
-    return entry
+SNAPSHOT_FILE = "snapshot.bin"
+"""Beside the views."""
 
 
-def _fold_in(entry: Entry, state: State) -> dict[str, set[str]]:
-    """Fold an entry that nobody has judged yet: one that names what is not there is corrupt, not our error."""
-    try:
-        return state.apply(entry)
-    except (KeyError, ValueError) as error:
-        raise BookCorrupt(f"entry {entry.seq} does not follow from those before it: {error}", seq=entry.seq) from error
-
-
-def _kept(note: str, verifier: Verifier) -> Checkpoint:
-    try:
-        return Checkpoint.verify(note, verifier)
-    except VerificationError as error:
-        raise VerificationError(
-            f"the kept checkpoint is not of this ledger: {error.message}",
-            hint="Restore checkpoint.txt. Only if you cannot: delete it, and lose the proof of what the book held.",
-        ) from error
-
-
-def _check_trust(state: State, held: Checkpoint | None) -> None:
-    """The book is founded by the pinned operator, and reaches the checkpoint that was kept. Raises BookCorrupt."""
-    network, size = state.registry.network, state.tree.size
-    if network is not None and network.operator != state.operator:
-        raise BookCorrupt(f"the operator is {network.operator}, expected the pinned {state.operator}", seq=1)
-    if held is not None and held.size > size:
-        raise BookCorrupt(
-            f"the book ends at entry {size}, and a checkpoint of {held.size} entries was kept: it was cut",
-            seq=size,
-            hint="Bring back the newer copy of the book. Only if there is none: delete checkpoint.txt, and know that "
-            "whoever holds a later checkpoint will see the loss.",
-        )
-
-
-def _check_views(viewed: HeadRow, state: State, leaf: str) -> None:
-    """Views may lag behind the book, never lead it, and never be of another one. `leaf`: the book's at their head."""
-    if viewed.seq > state.tree.size:
-        raise ViewDiffers(
-            f"the views are at entry {viewed.seq}, the book ends at {state.tree.size}: it was cut, or is another one",
-            hint="Bring back the newer copy of the book. Only if there is none: delete views.sqlite.",
-        )
-    if viewed.leaf != leaf:
-        raise ViewDiffers(f"the views were made from another book: entry {viewed.seq} is not the same")
+def _new_request(asked: VerifiedCommand) -> str:
+    """The request that a command is about; "" if it is about none."""
+    body = asked.body
+    if not isinstance(body, OfRequest):
+        return ""
+    return body.request.body.request if isinstance(body, TokensReserved | InferenceCompleted) else body.request
 
 
 def _registered(network: NetworkId, node: str, row: NodeRow) -> NodeRegistered:
     return NodeRegistered(
-        network=network, node=node, host=row.host, key=row.key, device=row.device, memory_mb=row.memory_mb
+        network=network, node=node, host=row.host, key=row.key, device=row.device, memory_mb=row.memory_mb,
+        promised_us=row.promised_us,
+    )  # fmt: skip
+
+
+def _bucket(row: BucketRow) -> AccountBucket:
+    return AccountBucket(
+        grant=row.grant,
+        tier=row.tier,
+        granted=row.tokens,
+        available=row.available,
+        held=row.held,
+        consumed=row.consumed,
+        expired=row.expired,
+        valid_from_ms=row.valid_from_ms,
+        expires_ms=row.expires_ms,
+        seq=row.seq,
     )
 
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 from typing import Final
 
 from sawyer.errors import BookCorrupt, VerificationError
+from sawyer.identity.keys import public_bytes
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
 from sawyer.ledger.entry import CHECKPOINT_TOPIC, StoredRow, check_columns, decode_entry
+from sawyer.ledger.membership import ledger_key
 from sawyer.ledger.state import State
 from sawyer.projections.fold import Entry
+from sawyer.schemas.events import REQUEST_STREAM
 
 _NOTE_LINES: Final = 5
 """Origin, size, root, an empty line, one signature."""
@@ -56,16 +59,39 @@ def check_covers(checkpoint: Checkpoint, state: State) -> None:
         raise BookCorrupt(f"the tree over {size} entries has root {found}, its checkpoint says {signed}", seq=size)
 
 
+def verifier_of(state: State) -> Verifier:
+    """Who signs the checkpoint after the next entries: the key that is the ledger's now."""
+    return Verifier(state.network, public_bytes(ledger_key(state)))
+
+
+def verifiers_of(state: State) -> tuple[Verifier, ...]:
+    """Every key that has signed checkpoints of this book, or will sign the next."""
+    keys = [each.body.key for each in state.registry.successors if each.body.role == "ledger"]
+    return (Verifier.parse(state.ledger_vkey), *(Verifier(state.network, public_bytes(key)) for key in keys))
+
+
 def _check_link(entry: Entry, state: State) -> None:
     head = state.audit.head
-    signer = f"{entry.signer.by} ({entry.signer.key_id})"
+    version = state.audit.version(entry.stream) + 1
+    problem = ""
+    if (entry.seq, entry.log, entry.prev, entry.version) != (head.seq + 1, state.network, head.leaf, version):
+        problem = _broken_link(entry, state, version)
+    if not problem and entry.ts_ms < head.ts_ms:
+        problem = f"time runs backwards from {head.ts_ms} to {entry.ts_ms}"
+    if problem:
+        raise BookCorrupt(problem, seq=head.seq + 1, signer=f"{entry.signer.by} ({entry.signer.key_id})")
+
+
+def _broken_link(entry: Entry, state: State, version: int) -> str:
+    head = state.audit.head
+    if entry.body is None and entry.stream.startswith(REQUEST_STREAM):
+        version = entry.version  # of a request that ended: how many entries it had is not remembered
     for what, expected, got in (
         ("seq", head.seq + 1, entry.seq),
         ("log", state.network, entry.log),
         ("prev", head.leaf, entry.prev),
-        (f"version of {entry.stream}", state.audit.version(entry.stream) + 1, entry.version),
+        (f"version of {entry.stream}", version, entry.version),
     ):
         if expected != got:
-            raise BookCorrupt(f"expected {what} {expected}, got {got}", seq=head.seq + 1, signer=signer)
-    if entry.ts_ms < head.ts_ms:
-        raise BookCorrupt(f"time runs backwards from {head.ts_ms} to {entry.ts_ms}", seq=entry.seq, signer=signer)
+            return f"expected {what} {expected}, got {got}"
+    return ""

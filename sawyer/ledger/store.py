@@ -1,150 +1,160 @@
-"""Where the book's bytes lie: eventsourcing's recorders, one transaction a batch. Knows rows, not what they mean.
+"""Where the book's bytes lie: what every store must do, and which one an address means. Knows rows, not their meaning.
 
-The library's recorder is used directly and not through its Application (docs/adr/0002): an entry's bytes are signed
-bytes that no mapper may touch, and one batch spans many streams. Recorders are constructed here, never through the
-library's factory, which would let environment variables choose the database.
+A store is eventsourcing's recorder, one transaction a batch. It is used directly and not through its Application
+(docs/adr/0002): an entry's bytes are signed bytes that no mapper may touch, and one batch spans many streams. Recorders
+are constructed in code, never through the library's factory, which would let environment variables choose the database.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
-from eventsourcing.persistence import (
-    ApplicationRecorder,
-    IntegrityError,
-    OperationalError,
-    PersistenceError,
-    StoredEvent,
-)
+from eventsourcing.persistence import IntegrityError, StoredEvent
 from eventsourcing.popo import POPOApplicationRecorder
-from eventsourcing.sqlite import (
-    SQLiteApplicationRecorder,
-    SQLiteConnection,
-    SQLiteConnectionPool,
-    SQLiteDatastore,
-)
 
-from sawyer.errors import BookCorrupt, SawyerError, WriterFenced
-from sawyer.ledger.entry import StoredRow, check_row_id
-from sawyer.ledger.tables import BOOK_SCHEMA, BOOK_TABLE, SELECT_SCHEMA, schema_problem
+from sawyer.errors import BookCorrupt, MissingExtra, UsageError, WriterFenced
+from sawyer.ledger.entry import StoredRow
 
 Synchronous = Literal["FULL", "NORMAL"]
 """FULL: a commit is on the disk before it returns. NORMAL: a power cut may lose the last commits, never corrupt."""
 PAGE_ROWS: Final = 1000
+"""How many rows are read at once."""
 
 
-class Store:
-    """The rows of one book, in the order in which they were written."""
+class Store(Protocol):
+    """The rows of one book, in the order in which they were written. Every call raises SawyerError if the database
+    cannot; the next call may work again."""
 
-    def __init__(self, recorder: ApplicationRecorder, datastore: SQLiteDatastore | None = None) -> None:
-        self._recorder = recorder
-        self._datastore = datastore
+    @staticmethod
+    def sqlite(path: Path, synchronous: Synchronous = "FULL") -> Store:
+        """The book in this SQLite file, created if missing. Raises SawyerError if it cannot be opened, BookCorrupt if
+        it holds more or less than the one table of a book."""
+        from sawyer.ledger.store_sqlite import SQLiteStore  # noqa: PLC0415 (each store is one file, and knows this one)
 
-    @classmethod
-    def sqlite(cls, path: Path, synchronous: Synchronous = "FULL") -> Store:
-        """The book in this file, created if missing. Raises SawyerError if it cannot be opened, BookCorrupt if it holds
-        more or less than the one table of a book."""
-        datastore = open_datastore(path, synchronous)
-        recorder = _Recorder(datastore)
-        try:
-            recorder.create_table()
-            problem = recorder.schema_problem()
-        except PersistenceError as error:
-            datastore.close()
-            raise _failed(f"cannot open the book {path}", error) from error
-        if problem:
-            datastore.close()
-            raise BookCorrupt(f"{path} is no book: {problem}")
-        return cls(recorder, datastore)
+        return SQLiteStore(path, synchronous)
 
-    @classmethod
-    def in_memory(cls) -> Store:
+    @staticmethod
+    def in_memory() -> Store:
         """A book that ends with the process: for tests and simulations."""
-        return cls(POPOApplicationRecorder())
+        return MemoryStore()
 
     def append(self, rows: Sequence[StoredRow]) -> None:
         """Write all rows or none, durably. Raises WriterFenced if one of them stands there already: somebody else has
-        written since; SawyerError if the database cannot."""
-        events = [StoredEvent(row.stream, row.version, row.topic, row.state) for row in rows]
-        try:
-            self._recorder.insert_events(events)
-        except IntegrityError as error:
-            raise WriterFenced("another writer has written to this book") from error
-        except PersistenceError as error:
-            raise _failed("cannot write to the book", error) from error
+        written since."""
 
-    def rows(self) -> Iterator[StoredRow]:
-        """Every row from the first on. Raises BookCorrupt if they are not numbered 1, 2, 3, ..."""
-        start = 1
-        while True:
-            try:
-                page = self._recorder.select_notifications(start, PAGE_ROWS)
-            except PersistenceError as error:
-                raise _failed("cannot read the book", error) from error
-            for number, row in enumerate(page, start):
-                yield StoredRow(str(row.originator_id), row.originator_version, row.topic, row.state)
-                check_row_id(number, row.id)  # after it was judged: what is missing is best named by the chain
-            if len(page) < PAGE_ROWS:
-                return
-            start = page[-1].id + 1
+    def rows(self, after: int = 0, page_rows: int = PAGE_ROWS) -> Iterator[StoredRow]:
+        """Every row whose number in the table is above `after`, in order, `page_rows` read at once. Raises BookCorrupt
+        where rows are numbered without gaps (SQLite) and one is missing."""
+
+    def streams(self, names: Sequence[str]) -> dict[str, list[StoredRow]]:
+        """All rows of each of these short streams, by version; a stream that is not there has no key. One round trip
+        for all of them: the writer asks this of each batch."""
 
     def row(self, stream: str, version: int) -> StoredRow:
-        """One row that is known to be there. Raises SawyerError if it is not."""
-        try:
-            found = self._recorder.select_events(stream, gt=version - 1, limit=1)
-        except PersistenceError as error:
-            raise _failed("cannot read the book", error) from error
-        if not found or found[0].originator_version != version:
-            raise SawyerError(f"version {version} of stream {stream} is gone from the book")
-        return StoredRow(stream, version, found[0].topic, found[0].state)
+        """One row that is known to be there. Raises BookCorrupt if it is not."""
+
+    def last(self, stream: str) -> StoredRow | None:
+        """The row with the highest version of this stream, or None."""
+
+    def number(self, stream: str, version: int) -> int:
+        """The number in the table of a row that is known to be there. Raises BookCorrupt if it is not."""
+
+    def size(self) -> int:
+        """How many rows there are, and a little more where numbers have gaps (PostgreSQL). Cheap."""
 
     def close(self) -> None:
-        if self._datastore is not None:
-            self._datastore.close()
+        """Let go of the database. Closing twice is harmless."""
 
 
-class _Recorder(SQLiteApplicationRecorder):
-    """The library's recorder over the table as Sawyer has it."""
-
-    def construct_create_table_statements(self) -> list[str]:
-        return [BOOK_TABLE.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")]
-
-    def schema_problem(self) -> str:
-        with self.datastore.transaction(commit=False) as cursor:
-            cursor.execute(SELECT_SCHEMA)
-            return schema_problem(cursor.fetchall(), BOOK_SCHEMA)
-
-
-class _Pool(SQLiteConnectionPool):
-    """Connections that say how durable a commit is; SQLite's own default depends on how it was built."""
-
-    def __init__(self, db_name: str, synchronous: Synchronous) -> None:
-        super().__init__(db_name=db_name)
-        self._synchronous = synchronous
-
-    def _create_connection(self) -> SQLiteConnection:
-        try:
-            connection = super()._create_connection()
-            connection.cursor().execute(f"PRAGMA synchronous={self._synchronous}")
-        except sqlite3.Error as error:  # the library lets some through as they are
-            raise OperationalError(error) from error
-        return connection
+def open_store(where: Path | str, synchronous: Synchronous = "FULL") -> Store:
+    """The book at this place: a file's path, or `postgresql://...`. Raises UsageError for another kind of address,
+    MissingExtra if PostgreSQL's driver is not installed, SawyerError if it cannot be opened, BookCorrupt if there is
+    something else."""
+    text = str(where)
+    if is_postgres(text):
+        with needing_driver():
+            from sawyer.ledger.store_postgres import PostgresStore  # noqa: PLC0415 (an extra, which may be missing)
+        return PostgresStore(text, synchronous)
+    if "://" in text:
+        raise UsageError(
+            f"no book can be kept at {text.partition('://')[0]}://",
+            hint="Name a SQLite file, or postgresql://USER@HOST/DATABASE.",
+        )
+    return Store.sqlite(Path(text), synchronous)
 
 
-def open_datastore(path: Path, synchronous: Synchronous) -> SQLiteDatastore:
-    """A SQLite file in WAL mode with readable stream names; its folder is made if missing."""
+def is_postgres(where: Path | str) -> bool:
+    """True for the address of a PostgreSQL database."""
+    return str(where).startswith(("postgresql://", "postgres://"))
+
+
+@contextmanager
+def needing_driver() -> Iterator[None]:
+    """Raises MissingExtra if what is imported in here is not installed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _failed(f"cannot make the folder {path.parent}", error) from error
-    name = str(path.absolute())
-    datastore = SQLiteDatastore(name, originator_id_type="text")
-    datastore.pool = _Pool(name, synchronous)
-    return datastore
+        yield
+    except ImportError as error:
+        raise MissingExtra(
+            f"this book lies in PostgreSQL, and its driver cannot be loaded: {error}",
+            hint="pip install 'sawyer[postgres]'",
+        ) from error
 
 
-def _failed(what: str, error: Exception) -> SawyerError:
-    return SawyerError(f"{what}: {error}", hint="Check that the disk has space and the file may be read and written.")
+class MemoryStore(Store):
+    """The library's plain Python recorder."""
+
+    def __init__(self) -> None:
+        self._recorder = POPOApplicationRecorder()
+
+    def append(self, rows: Sequence[StoredRow]) -> None:
+        try:
+            self._recorder.insert_events([event_of(row) for row in rows])
+        except IntegrityError as error:
+            raise WriterFenced("another writer has written to this book") from error
+
+    def rows(self, after: int = 0, page_rows: int = PAGE_ROWS) -> Iterator[StoredRow]:
+        while page := self._recorder.select_notifications(after, page_rows, inclusive_of_start=False):
+            yield from map(row_of, page)
+            after = page[-1].id
+
+    def streams(self, names: Sequence[str]) -> dict[str, list[StoredRow]]:
+        found = {name: [row_of(event) for event in self._recorder.select_events(name)] for name in names}
+        return {name: rows for name, rows in found.items() if rows}
+
+    def row(self, stream: str, version: int) -> StoredRow:
+        for event in self._recorder.select_events(stream, gt=version - 1, lte=version):
+            return row_of(event)
+        raise gone(stream, version)
+
+    def last(self, stream: str) -> StoredRow | None:
+        rows = self._recorder.select_events(stream, desc=True, limit=1)
+        return row_of(rows[0]) if rows else None
+
+    def number(self, stream: str, version: int) -> int:
+        for number, row in enumerate(self.rows(), start=1):
+            if (row.stream, row.version) == (stream, version):
+                return number
+        raise gone(stream, version)
+
+    def size(self) -> int:
+        return self._recorder.max_notification_id() or 0
+
+    def close(self) -> None:
+        """The rows stay while the object does: another Book may be opened on it."""
+
+
+def event_of(row: StoredRow) -> StoredEvent:
+    """The library's name for a row."""
+    return StoredEvent(row.stream, row.version, row.topic, row.state)
+
+
+def row_of(event: StoredEvent) -> StoredRow:
+    """Our name for what the library found."""
+    return StoredRow(str(event.originator_id), event.originator_version, event.topic, event.state)
+
+
+def gone(stream: str, version: int) -> BookCorrupt:
+    return BookCorrupt(f"version {version} of stream {stream} is gone from the book")

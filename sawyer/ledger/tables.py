@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 BOOK_TABLE: Final = (
@@ -23,12 +24,25 @@ BOOK_SCHEMA: Final[frozenset[SchemaRow]] = frozenset(
     {("table", "stored_events", BOOK_TABLE), ("index", "sqlite_autoindex_stored_events_1", None)}
 )
 VIEWS_SCHEMA: Final[frozenset[SchemaRow]] = frozenset({("table", "view_rows", VIEWS_TABLE)})
+_TRACKING_TABLE: Final = (
+    "CREATE TABLE tracking (application_name TEXT, notification_id INTEGER, PRIMARY KEY (application_name)) "
+    "WITHOUT ROWID"
+)
+FIRST_VIEWS_SCHEMA: Final[frozenset[SchemaRow]] = VIEWS_SCHEMA | {("table", "tracking", _TRACKING_TABLE)}
+"""Of the views that Sawyer made first, whose version is 0."""
+SIDE_FILES: Final = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a file. A -wal that is left beside another file would be played into it."""
 
 _NO_CODE: Final = 0
 """A value that Python cannot read, such as a text that is not UTF-8."""
 _DAMAGE: Final = frozenset(
     {_NO_CODE, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 )
+
+
+def with_side_files(path: Path) -> list[Path]:
+    """A SQLite file, and where SQLite may keep something beside it."""
+    return [path, *(path.with_name(path.name + suffix) for suffix in SIDE_FILES)]
 
 
 def schema_problem(found: Iterable[SchemaRow], expected: frozenset[SchemaRow]) -> str:

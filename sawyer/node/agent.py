@@ -32,6 +32,7 @@ from sawyer.node.network_time import NetworkTime
 from sawyer.node.receipts import ReceiptLog
 from sawyer.node.registration import NodeIdentity, register
 from sawyer.node.serving import ServedModel, Serving
+from sawyer.node.witness import CheckpointWitness
 from sawyer.schemas import subjects
 from sawyer.schemas.messages import (
     HEARTBEAT_KIND,
@@ -71,8 +72,16 @@ class NodeAgent:
     """Run it with `await run()`; it returns after `stop()` once it has drained."""
 
     def __init__(
-        self, bus: Bus, me: NodeIdentity, hosting: Hosting, receipts: ReceiptLog, clock: Clock, version: str
+        self,
+        bus: Bus,
+        me: NodeIdentity,
+        hosting: Hosting,
+        receipts: ReceiptLog,
+        clock: Clock,
+        version: str,
+        witness: CheckpointWitness | None = None,
     ) -> None:
+        self._witness = witness
         self._bus = bus
         self._me = me
         self._hosting = hosting
@@ -163,6 +172,8 @@ class NodeAgent:
                 asyncio.create_task(self._keep_time(), name="what keeps the time"),
             ]
             stack.push_async_callback(_end, beside)
+            if self._witness is not None:  # nobody's work waits for it
+                stack.push_async_callback(_end, [asyncio.create_task(self._witness.run())])
             started()
             await self._until_stopped(namesakes, [*beside, self._serving.worker])
             await self._drain(network)

@@ -22,6 +22,7 @@ from sawyer.identity.envelope import check_signed
 from sawyer.ids import KeyId, NodeId
 from sawyer.node.sparse import SparseWarnings
 from sawyer.schemas import subjects
+from sawyer.schemas.base import parse_as
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat
 from sawyer.schemas.signed import Signed
 
@@ -101,7 +102,7 @@ class Namesakes:
                 return beat
 
     def _proven(self, raw: bytes) -> Heartbeat | None:
-        signed = Signed[Heartbeat].parse(raw)
+        signed: Signed[Heartbeat] = parse_as(Signed[Heartbeat], raw)
         beat, me = signed.body, self._me
         check_signed(signed, HEARTBEAT_KIND)
         ours = (beat.network, beat.node, signed.signature.key_id) == (me.network, me.node, me.key)

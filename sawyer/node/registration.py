@@ -31,22 +31,26 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class NodeIdentity:
     """Who this node is, and whom it earns for. `unsaved`: the file in which a new key will be kept; None if it is kept
-    already. `host_chosen`: somebody said who is paid, so that being registered for another is an error."""
+    already. `host_chosen`: somebody said who is paid, so that being registered for another is an error. `promised_us`:
+    the p95 of a layer call that the host promises (0: none), likewise; None if nobody said anything about it."""
 
     node: NodeId
     host: HostId
     key: Key
     unsaved: Path | None = None
     host_chosen: bool = False
+    promised_us: int | None = None
 
     @classmethod
-    def open(cls, node: NodeId, host: HostId, file: Path, *, host_chosen: bool = False) -> NodeIdentity:
+    def open(
+        cls, node: NodeId, host: HostId, file: Path, *, host_chosen: bool = False, promised_us: int | None = None
+    ) -> NodeIdentity:
         """With the key in the file, or with a new one (or one that was refused before) that is not kept before it is
         needed: a start that fails leaves no file behind."""
         if file.exists():
-            return cls(node, host, load(file), None, host_chosen)
+            return cls(node, host, load(file), None, host_chosen, promised_us)
         key = load(refused) if (refused := refused_file(file)).exists() else Key.generate("U")
-        return cls(node, host, key, file, host_chosen)
+        return cls(node, host, key, file, host_chosen, promised_us)
 
 
 def refused_file(file: Path) -> Path:
@@ -57,7 +61,7 @@ def refused_file(file: Path) -> Path:
 async def register(bus: Bus, network: NetworkId, me: NodeIdentity, device: str) -> NodeRegistered:
     """How the book knows this node from now on; nothing is written if it knows its name with its key already. Raises
     RefusedError for a name that another key holds, Busy if another process made a key under this name meanwhile,
-    UsageError if it is registered for another host than was chosen."""
+    UsageError if it is registered for another host, or with another promise, than was chosen."""
     known = await _known(bus, me)
     if me.unsaved is not None:  # before it is registered: a registered key that is lost cannot be replaced
         _keep(me.unsaved, me.key)
@@ -68,7 +72,16 @@ async def register(bus: Bus, network: NetworkId, me: NodeIdentity, device: str) 
             f"{me.node} is registered for {known.host}, not for {me.host}, and that cannot be changed",
             hint="Leave the host out, or serve under another --name.",
         )
+    if me.promised_us is not None and known.promised_us != me.promised_us:
+        raise UsageError(
+            f"{me.node} is registered with {_promise(known.promised_us)}, and that cannot be changed",
+            hint="Leave --promise out, or register under another --name.",
+        )
     return known
+
+
+def _promise(promised_us: int) -> str:
+    return f"the promise of {promised_us / 1000:g} ms" if promised_us else "no promise"
 
 
 async def _known(bus: Bus, me: NodeIdentity) -> NodeRegistered | None:
@@ -84,6 +97,7 @@ async def _enter(bus: Bus, network: NetworkId, me: NodeIdentity, device: str) ->
         key=me.key.id,
         device=device.encode("ascii", "replace").decode()[:128],
         memory_mb=memory_mb()[0],
+        promised_us=me.promised_us or 0,
     )
     try:
         await record(bus, command(body, me.node, me.key))

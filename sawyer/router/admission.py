@@ -86,7 +86,7 @@ def admit(
             hint="Ask for the network's prices again and send a new order.",
         )
     input_tokens = billed_input(ids, tokenizer.special)
-    tokens = price_tokens(sheet, order.model, input_tokens, params.max_tokens)
+    tokens = price_tokens(sheet, order.model, network.format_of(order.model), input_tokens, params.max_tokens)
     if tokens > order.token_ceiling:
         raise BudgetTooSmall(
             f"this request may cost {tokens} tokens, the order's ceiling is {order.token_ceiling}",

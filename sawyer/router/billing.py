@@ -80,6 +80,7 @@ class Biller:
                 finish=work.finish,
                 receipts=tuple(receipts[node] for node in sorted(receipts)),
                 unreceipted=scope.meter.unreceipted(receipts),
+                latencies=scope.meter.latencies(sorted(receipts)),
             )
             try:
                 entry = await record(self._bus, command(body, self._name, self._key), patience_s=POST_PATIENCE_S)

@@ -14,6 +14,7 @@ from sawyer.identity.envelope import check_signed
 from sawyer.ids import ModelId, NodeId
 from sawyer.router.placement import Placement
 from sawyer.schemas import subjects
+from sawyer.schemas.base import parse_as
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, MembersReply, NetworkReply
 from sawyer.schemas.signed import Signed
 
@@ -77,7 +78,7 @@ class Directory:
                 log.warning("heartbeat on %s dropped: %s", message.subject, error)
 
     async def _take(self, message: Message) -> None:
-        signed = Signed[Heartbeat].parse(message.data)
+        signed: Signed[Heartbeat] = parse_as(Signed[Heartbeat], message.data)
         beat = signed.body
         node = NodeId(beat.node)
         if message.subject != subjects.heartbeat(node):
@@ -89,6 +90,7 @@ class Directory:
             self._strangers.set()
             return
         if signed.signature.key_id != state.key:
+            self._strangers.set()  # it may have taken another key
             raise BadSignature(f"a heartbeat of {node} by a key that is not its own")
         check_signed(signed, HEARTBEAT_KIND)
         self.placement.beat(beat, asyncio.get_running_loop().time())

@@ -206,6 +206,7 @@ class _LayerRun:
         except MalformedMessage:
             self._lose(part, "malformed", gone=False)
             return
+        self._scope.meter.timed(part.node, int((arrival.at_s - part.sent_s) * 1e6))
         if not any(unit.done for unit in part.units):
             self._use(part, answer, arrival.at_s)
             return

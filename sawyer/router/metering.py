@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from sawyer.errors import VerificationError
 from sawyer.identity.envelope import check_signed
 from sawyer.ids import NodeId
 from sawyer.ledger.merkle import tree_root
-from sawyer.schemas.events import RECEIPT_KIND, NodeRows, WorkReceipted
+from sawyer.schemas.events import RECEIPT_KIND, NodeLatency, NodeRows, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
+
+CALLS_TIMED: Final = 65_536
+"""Calls whose times are kept of one node in one request."""
+
+
+@dataclass
+class CallTimes:
+    """How long the calls to one node took: all of them, and beyond CALLS_TIMED evenly spaced ones."""
+
+    _kept: array[int] = field(default_factory=lambda: array("Q"))
+    _calls: int = 0
+    _every: int = 1
+
+    def add(self, took_us: int) -> None:
+        """One call, from send to reply."""
+        if self._calls % self._every == 0:
+            self._kept.append(max(1, took_us))
+        self._calls += 1
+        if len(self._kept) >= CALLS_TIMED:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def p95_us(self) -> int:
+        """The 95th percentile by nearest rank: the shortest time that 95 % of the calls did not exceed."""
+        ordered = sorted(self._kept)
+        return ordered[-(-95 * len(ordered) // 100) - 1]
 
 
 @dataclass
@@ -33,12 +61,21 @@ class Meter:
     request: str
     model: str
     nodes: dict[NodeId, NodeMeter] = field(default_factory=dict)
+    times: dict[NodeId, CallTimes] = field(default_factory=dict)
 
     def used(self, node: NodeId, sequence: int, leaves: tuple[bytes, ...], rows: int) -> None:
         """An answer went into the result."""
         meter = self.nodes.setdefault(node, NodeMeter())
         meter.answers[sequence] = leaves
         meter.rows += rows
+
+    def timed(self, node: NodeId, took_us: int) -> None:
+        """An answer came so long after its call was sent, whether it was used or another had come first."""
+        self.times.setdefault(node, CallTimes()).add(took_us)
+
+    def latencies(self, nodes: Iterable[NodeId]) -> tuple[NodeLatency, ...]:
+        """The p95 of the calls of each of these nodes, in their order. Each has answered."""
+        return tuple(NodeLatency(node=node, p95_us=self.times[node].p95_us()) for node in nodes)
 
     def finish(self, node: NodeId) -> Finish:
         """What to tell a node at the end: the answers that were used (none, for a node that was only asked)."""

@@ -96,9 +96,10 @@ class Placement:
         self.nodes: dict[NodeId, NodeState] = {}
 
     def member(self, registered: NodeRegistered) -> None:
-        """A node that the book knows; its heartbeats count from now on."""
+        """A node that the book knows; its heartbeats count from now on. It may have taken another key meanwhile."""
         node = NodeId(registered.node)
-        self.nodes.setdefault(node, NodeState(node, HostId(registered.host), registered.key))
+        state = self.nodes.setdefault(node, NodeState(node, HostId(registered.host), registered.key))
+        state.key = registered.key
 
     def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
         """What a member says of itself. The signature is the caller's business; an older or repeated beat changes

@@ -32,6 +32,7 @@ from sawyer.schemas.events import (
     RECEIPT_KIND,
     InferenceCompleted,
     InferenceRequested,
+    NodeLatency,
     ReservationVoided,
     WorkReceipted,
 )
@@ -62,6 +63,8 @@ QUEUE_LIMIT: Final = 64
 MAX_RUNNING: Final = 4
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 MAX_REQUESTS_KEPT: Final = 10_000
+LATENCY_US: Final = 1000
+"""What the one node's layer calls are said to take."""
 
 Answering = Callable[[str, GenerateParams], str | Iterable[str]]
 """What a stub says to a prompt: a text, or its tokens one by one. It may raise what a network would: a typed error
@@ -259,6 +262,7 @@ class StubRouter:
                 finish=said.finish,
                 receipts=(receipt,),
                 unreceipted=(),
+                latencies=(NodeLatency(node=NODE, p95_us=LATENCY_US),),
             )
             entry = await record(self._bus, command(body, ROUTER, self._key))
             self._node.booked(receipt)

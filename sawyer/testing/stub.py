@@ -41,6 +41,7 @@ from sawyer.testing.router import HOST, NODE, ROUTER, Answering, StubNode, StubR
 
 GRANT_MS: Final = 30 * 24 * 3600 * 1000
 MANIFEST: Final = "5a" * 32
+FORMAT: Final = "f32"
 
 
 class StubNetwork:
@@ -132,11 +133,14 @@ class StubNetwork:
                 network=self._network,
                 account=account,
                 grant=f"{account[:50]}-{grants + 1}",
+                tier="",
                 tokens=tokens,
                 valid_from_ms=now_ms,
+                period_end_ms=now_ms + GRANT_MS,
                 expires_ms=now_ms + GRANT_MS,
                 paid_uusd=0,
                 mode="test",
+                sealed=(),
             )
         )
 
@@ -211,20 +215,22 @@ class StubNetwork:
                 model=self.model,
                 manifest=MANIFEST,
                 family=layout.family,
-                format="f32",
+                format=FORMAT,
                 moe_layers=len(layout.moe_layers),
                 experts=layout.experts,
                 top_k=layout.top_k,
                 expert_parameters=layout.expert_parameters,
             )
         )
-        price = ModelPrice(model=self.model, price_milli=self._price_milli, quant_milli=1000)
+        price = ModelPrice(model=self.model, format=FORMAT, price_milli=self._price_milli, quant_milli=1000)
         self._record(
             PricingPublished(
                 network=network, sheet="stub", input_weight_milli=1000, output_weight_milli=1000, prices=(price,)
             )
         )
-        node = NodeRegistered(network=network, node=NODE, host=HOST, key=self._node.key.id, device="none", memory_mb=0)
+        node = NodeRegistered(
+            network=network, node=NODE, host=HOST, key=self._node.key.id, device="none", memory_mb=0, promised_us=0
+        )
         self._record(node, NODE, self._node.key)
 
     def _record(self, body: Body, by: str = OPERATOR_NAME, key: Key | None = None) -> None:

@@ -43,6 +43,13 @@ def test_log_of_a_whole_book_begins_with_its_founding(sawyer, demo_home):
             ("--account", "alice"),
             {"account.opened.v1", "tokens.granted.v1", "tokens.reserved.v1", "inference.completed.v1"},
         ),
+        (("--account", "alice", "--kind", "tokens"), {"tokens.granted.v1", "tokens.reserved.v1"}),
+        (("--host", "host-1"), {"node.registered.v1", "inference.completed.v1"}),
+        (("--node", "node-1", "--kind", "node"), {"node.registered.v1"}),
+        (("--account", "alice", "--host", "host-1"), {"inference.completed.v1"}),
+        (("--since", "2100-01-01"), set()),
+        (("--until", "2020-01-01"), set()),
+        (("--since", "2020-01-01", "--until", "2100-01-01T00:00Z", "--kind", "network"), {"network.founded.v1"}),
     ],
 )
 def test_log_shows_what_was_asked_for(sawyer, demo_home, arguments, kinds):
@@ -63,6 +70,9 @@ def test_shown_entry_names_everybody_who_signed_and_what_was_decided(sawyer, dem
     for words in (last["leaf"], "router-1 over inference.completed.v1", "alice over inference.requested.v1",
                   "node-1 over work.receipted.v1", '"debited"', last["summary"]):  # fmt: skip
         assert words in done.out
+    lines = [line.split() for line in done.out.splitlines()]
+    assert any(line[:3] == ["node-1", "host-1", "1"] for line in lines)  # its first receipt
+    assert any(line[:1] == ["tokens:consumed"] and line[-1] == "tokens" for line in lines)
     assert "not verified" in done.err
 
 
@@ -78,6 +88,8 @@ def test_book_is_read_where_the_network_packages_are_not_installed(sawyer, demo_
         (("show", "9999"), "the book has"),
         (("show", "0"), "SEQ"),
         (("log", "-n", "0"), "-n"),
+        (("log", "--account", "Alice"), "is no name"),
+        (("log", "--since", "yesterday"), "is no time"),
         (("log", "--book", "/no/such/book"), "/no/such/book"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What every book must do, whatever holds its rows. The backends are the seam where PostgreSQL will join."""
+"""What every book must do, whatever holds its rows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from sawyer.errors import BookCorrupt, UnknownAccount, WriterFenced
 from sawyer.identity.keys import Key
 from sawyer.ledger.book import Book
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
-from sawyer.ledger.store import Store
+from sawyer.ledger.store import Store, open_store
 from sawyer.schemas.messages import MAX_BUCKETS_TOLD
 
 Reopen = Callable[[], Book]
 DAY_MS = 86_400_000
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def reopen(request, scene, tmp_path: Path) -> Iterator[Reopen]:
     """Opens the one book of this test again, as another process would: same rows, no shared memory."""
     opened: list[Book] = []
     memory = Store.in_memory()
+    where = request.getfixturevalue("postgres_url") if request.param == "postgres" else tmp_path / "book.sqlite"
 
     def open_again() -> Book:
-        store = memory if request.param == "memory" else Store.sqlite(tmp_path / "book.sqlite", "NORMAL")
+        store = memory if request.param == "memory" else open_store(where, "NORMAL")
         opened.append(Book(store, network=scene.network, operator=scene.operator, ledger_key=scene.keys["ledger"]))
         return opened[-1]
 
@@ -166,27 +167,27 @@ def test_balance_of_unknown_account_is_refused(founded: Book, scene) -> None:
             ask("nobody", scene.now_ms)
 
 
-def test_account_tells_key_entry_balance_and_each_grant_the_newest_first(founded: Book, scene) -> None:
-    founded.commit([scene.grant("february", 10, start_ms=DAY_MS)], scene.now_ms)
+def test_account_tells_key_entry_balance_and_each_grant_the_soonest_to_expire_first(founded: Book, scene) -> None:
+    founded.commit([scene.grant("february", 10, start_ms=DAY_MS, end_ms=31 * DAY_MS)], scene.now_ms)
     founded.commit([scene.reserve(scene.order())], scene.now_ms)
     told = founded.account("alice", scene.now_ms)
     assert (told.account, told.key, told.opened) == ("alice", scene.keys["alice"].id, 7)
     assert told.balance == founded.balance("alice", scene.now_ms)
-    assert (told.grants, [bucket.grant for bucket in told.buckets]) == (2, ["february", "january"])
-    february, january = told.buckets
+    assert (told.grants, [bucket.grant for bucket in told.buckets]) == (2, ["january", "february"])
+    january, february = told.buckets
     assert (february.granted, february.available, february.held, february.consumed) == (10, 10, 0, 0)
-    assert (february.valid_from_ms, february.expires_ms) == (scene.now_ms + DAY_MS, scene.now_ms + 30 * DAY_MS)
+    assert (february.valid_from_ms, february.expires_ms) == (scene.now_ms + DAY_MS, scene.now_ms + 31 * DAY_MS)
     assert (january.seq, february.seq) == (8, 9)
     assert january.held == told.balance.held > 0
     assert january.granted == january.available + january.held
 
 
-def test_account_with_many_grants_tells_the_newest(founded: Book, scene) -> None:
+def test_account_with_many_grants_tells_those_that_expire_soonest(founded: Book, scene) -> None:
     names = [f"grant-{number}" for number in range(MAX_BUCKETS_TOLD)]
     founded.commit([scene.grant(name, 1) for name in names], scene.now_ms)
     told = founded.account("alice", scene.now_ms)
     assert told.grants == 1 + MAX_BUCKETS_TOLD
-    assert [bucket.grant for bucket in told.buckets] == names[::-1]
+    assert [bucket.grant for bucket in told.buckets] == ["january", *names[:-1]]
 
 
 def test_members_are_told_by_name(founded: Book, scene) -> None:
@@ -196,6 +197,14 @@ def test_members_are_told_by_name(founded: Book, scene) -> None:
         ("node-b", "carol", scene.keys["node-b"].id),
     ]
     assert members.routers == (("router", scene.keys["router"].id),)
+
+
+def test_book_of_another_network_is_not_opened_nor_written_to(founded: Book, scene) -> None:
+    """Two networks in one database: who came first keeps it."""
+    size = founded.size
+    with pytest.raises(BookCorrupt, match="expected log"):
+        Book(founded._store, network="sawyer-net/00000001", operator=scene.operator, ledger_key=scene.keys["ledger"])
+    assert founded.size == size
 
 
 def test_book_of_another_ledger_key_is_not_opened(founded: Book, reopen: Reopen, scene, tmp_path: Path) -> None:

@@ -119,7 +119,13 @@ class Network:
         """A registered node, first choice for every expert, that answers as it likes."""
         bus, key = await self.connect(name), load_or_create(self.home.node_key(name))
         body = NodeRegistered(
-            network=self.network, node=name, host=f"host-of-{name}", key=key.id, device="rogue", memory_mb=1
+            network=self.network,
+            node=name,
+            host=f"host-of-{name}",
+            key=key.id,
+            device="rogue",
+            memory_mb=1,
+            promised_us=0,
         )
         await record(bus, command(body, name, key))
         tasks: set[asyncio.Task[None]] = set()
@@ -221,6 +227,7 @@ async def start_bookkeeper(network: Network) -> Book:
         network=network.network,
         operator=pin.operator,
         ledger_key=load(home.ledger_key),
+        successors=[load(file) for file in home.ledger_successors()],
         views=home.views,
         held=home.held_checkpoint(),
     )

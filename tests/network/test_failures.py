@@ -196,7 +196,7 @@ async def test_bad_generation_request_gets_a_typed_error_and_the_router_goes_on(
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\xff" * 100, b'{"kind":"x"}'])
 async def test_bad_command_and_bad_query_get_typed_errors_and_the_bookkeeper_goes_on(founded, raw):
-    reply = LedgerReply.model_validate_json(await founded.bus.request(subjects.ledger("account-opened"), raw, 5))
+    reply = LedgerReply.parse(await founded.bus.request(subjects.ledger("account-opened"), raw, 5))
     assert reply.error is not None
     assert reply.error.code == MalformedMessage.code
     refused = QueryError.model_validate_json(await founded.bus.request(subjects.query("balance"), raw, 5))
@@ -223,8 +223,8 @@ async def test_stranger_cannot_grant_tokens_to_itself(founded, keys):
     opened = AccountOpened(network=founded.network, account="mallory", key=mallory.id)
     await record(founded.bus, command(opened, "mallory", mallory))
     grant = TokensGranted(
-        network=founded.network, account="mallory", grant="free", tokens=10**9, valid_from_ms=0, expires_ms=2**50,
-        paid_uusd=0, mode="test",
+        network=founded.network, account="mallory", grant="free", tier="", tokens=10**9, valid_from_ms=0,
+        period_end_ms=2**50, expires_ms=2**50, paid_uusd=0, mode="test", sealed=(),
     )  # fmt: skip
     for name in ("mallory", "operator"):
         with pytest.raises(NotAuthorised):

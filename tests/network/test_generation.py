@@ -26,6 +26,7 @@ from sawyer.errors import (
     UsageError,
 )
 from sawyer.ids import new_request_id
+from sawyer.ledger.entry import decode_entry
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL
 from sawyer.schemas.messages import BalanceReply, RouterReply
@@ -310,3 +311,19 @@ async def test_draining_node_finishes_its_requests_and_signs_for_them(network, m
     for usage in (stream.usage, answer.usage):
         assert all(node.receipted for node in usage.nodes)
     await network.parts["node-2"].task
+
+
+async def test_latency_of_each_node_is_the_p95_of_the_calls_that_the_router_made_to_it(network):
+    async with (
+        network.client() as client,
+        client.stream("It was a", model=DEMO_MODEL, max_tokens=16, trace=True) as stream,
+    ):
+        answer = await stream.result()
+    took_us: dict[str, list[int]] = {}
+    for call in (call for trace in stream.traces for call in trace.calls):
+        took_us.setdefault(call.node, []).append(call.round_trip_us)
+    body = decode_entry(network.parts["bookkeeper"].part._book.entry_bytes(answer.usage.entry)[0]).body
+    assert [each.node for each in body.latencies] == [each.body.node for each in body.receipts] == ["node-1", "node-2"]
+    for each in body.latencies:
+        calls = sorted(took_us[each.node])
+        assert each.p95_us == calls[-(-95 * len(calls) // 100) - 1]

@@ -21,6 +21,7 @@ from sawyer.node.hosting import parse_experts, share
 from sawyer.node.receipts import ReceiptLog
 from sawyer.node.registration import NodeIdentity
 from sawyer.schemas import subjects, tensors
+from sawyer.schemas.base import parse_as
 from sawyer.schemas.messages import Heartbeat, MembersReply
 from sawyer.schemas.signed import Signed
 
@@ -43,7 +44,7 @@ async def heartbeats(network, name: str) -> asyncio.Queue[Heartbeat]:
     heard: asyncio.Queue[Heartbeat] = asyncio.Queue()
 
     def take(message) -> None:
-        heard.put_nowait(Signed[Heartbeat].parse(message.data).body)
+        heard.put_nowait(parse_as(Signed[Heartbeat], message.data).body)
 
     await network.bus.subscribe(subjects.heartbeat(NodeId(name)), take)
     await network.bus.flush()

@@ -23,6 +23,7 @@ VIOLATIONS = {
         "sawyer/bookkeeper/smuggled.py",
         "import eventsourcing",
     ),
+    "One vendor, one door: psycopg only in sawyer.ledger": ("sawyer/cli/smuggled.py", "import psycopg"),
     "One vendor, one door: nacl only in sawyer.identity": ("sawyer/router/smuggled.py", "import nacl.signing"),
     "One vendor, one door: rich only in sawyer.cli": ("sawyer/ledger/smuggled.py", "import rich.table"),
     "One vendor, one door: typer only in sawyer.cli": ("sawyer/bus/smuggled.py", "import typer"),

@@ -15,7 +15,7 @@ from sawyer.settings import KNOWN, Settings
 
 GOOD = {"home": "h", "nats": "nats://h:1", "context": "prod", "creds": "x.creds", "account": "alice", "model": "m",
         "node": "attic", "host": "maria", "device": "cpu", "threads": "3", "ledger_durability": "normal",
-        "loop": "asyncio", "nats_server": "bin/nats-server"}  # fmt: skip
+        "ledger_url": "postgresql://maria@h/ledger", "loop": "asyncio", "nats_server": "bin/nats-server"}  # fmt: skip
 """A value for every setting."""
 
 
@@ -204,6 +204,7 @@ def test_unknown_setting_comes_with_the_one_that_was_meant(config: Path) -> None
 @pytest.mark.parametrize(
     ("name", "bad"),
     [("ledger_durability", "OFF"), ("device", "gpu"), ("threads", "-1"), ("threads", "x"), ("threads", "99999"),
+     ("ledger_url", "mysql://h/d"),
      ("account", "A B"), ("model", "a/b"), ("node", "UP"), ("host", "x" * 64)],
 )  # fmt: skip
 @pytest.mark.parametrize("source", ["flag", "variable"])
@@ -213,6 +214,22 @@ def test_value_that_makes_no_sense_is_refused_naming_its_source(name: str, bad: 
     with pytest.raises(UsageError, match=expected) as error:
         Settings.load(environ, **({} if environ else {name: bad}))
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mysql://maria:secret@h/d", "postgresql://maria:sec/ret@h/d?password=secret", "postgresql://h/d?password=secret"],
+)
+def test_password_in_the_address_of_the_book_is_never_shown(text: str) -> None:
+    settings, problems = Settings.examine({"SAWYER_LEDGER_URL": text})
+    told = [settings.values["ledger_url"].shown, *(problem.message for problem in problems)]
+    assert not any("secret" in each or "sec/ret" in each for each in told)
+
+
+def test_book_is_a_file_in_the_home_unless_a_database_is_named(user: Path) -> None:
+    assert Settings.load({}, home=user).book == user / "book.sqlite"
+    url = "postgresql://maria@h/ledger"
+    assert Settings.load({"SAWYER_LEDGER_URL": url}, home=user).book == url
 
 
 def test_examine_tells_every_mistake_and_goes_on_with_what_is_left(config: Path) -> None:

@@ -14,7 +14,7 @@ from sawyer.bus.protocol import Message
 from sawyer.errors import BudgetTooSmall, MalformedMessage, NoAnswer, NobodyServes, UnknownAccount
 from sawyer.identity.keys import Key
 from sawyer.ledger.commands import command
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.events import KINDS, Decided, command_word
 from sawyer.schemas.messages import (
     BalanceQuery,
@@ -28,7 +28,7 @@ from sawyer.schemas.messages import (
 
 SHORT_S = 0.02
 PATIENCE_S = 10.0
-BALANCE = BalanceReply(account="alice", available=7, held=1, consumed=2, granted=10, seq=5)
+BALANCE = BalanceReply(account="alice", available=7, held=1, consumed=2, expired=0, granted=10, seq=5)
 ENTRY = EntryRef(seq=6, leaf="ab" * 32, kind="account.opened.v1", ts_ms=1, decided=Decided())
 
 Script = Callable[[int, bytes], bytes | None]
@@ -79,7 +79,7 @@ async def bookkeeper(asked: MemoryBus) -> Callable[[Script], Bookkeeper]:
 
 
 @pytest.fixture
-def opening(keys: dict[str, Key], event_examples: dict[str, Strict]) -> LedgerCommand:
+def opening(keys: dict[str, Key], event_examples: dict[str, Fact]) -> LedgerCommand:
     body = event_examples["account.opened.v1"]
     return command(body, "alice", keys["alice"])  # type: ignore[arg-type]
 
@@ -117,7 +117,7 @@ async def test_ask_says_when_nobody_serves_and_when_nobody_answers(bookkeeper, a
 
 
 async def test_record_returns_the_entry(bookkeeper, asker: MemoryBus, opening: LedgerCommand) -> None:
-    desk = bookkeeper(lambda n, _: LedgerReply(entry=ENTRY).canonical())
+    desk = bookkeeper(lambda n, _: LedgerReply(entry=ENTRY, repeated=False).canonical())
     assert await record(asker, opening) == ENTRY
     assert desk.questions == [("sawyer.v1.ledger.account-opened", opening.canonical())]
 
@@ -152,7 +152,7 @@ async def test_record_waits_for_a_bookkeeper_that_starts_late(
     """The first attempt finds nobody; during the pause a bookkeeper comes."""
 
     async def pause(_: float) -> None:
-        desk = Bookkeeper(asked, lambda n, _: LedgerReply(entry=ENTRY).canonical())
+        desk = Bookkeeper(asked, lambda n, _: LedgerReply(entry=ENTRY, repeated=False).canonical())
         await asked.subscribe("sawyer.v1.ledger.*", desk.hear)
 
     monkeypatch.setattr(calls.asyncio, "sleep", pause)
@@ -160,14 +160,14 @@ async def test_record_waits_for_a_bookkeeper_that_starts_late(
 
 
 async def test_record_does_not_repeat_what_was_refused(bookkeeper, asker: MemoryBus, opening: LedgerCommand) -> None:
-    refused = LedgerReply(error=ErrorBody.of(BudgetTooSmall("8 tokens asked, 7 left")))
+    refused = LedgerReply.refused(BudgetTooSmall("8 tokens asked, 7 left"))
     desk = bookkeeper(lambda n, _: refused.canonical())
     with pytest.raises(BudgetTooSmall, match="7 left"):
         await record(asker, opening)
     assert len(desk.questions) == 1
 
 
-@pytest.mark.parametrize("answer", [LedgerReply().canonical(), b"", b"{", b'{"entry":{}}'])
+@pytest.mark.parametrize("answer", [LedgerReply(repeated=False).canonical(), b"", b"{", b'{"entry":{}}'])
 async def test_record_raises_malformed_for_an_answer_that_says_nothing(
     bookkeeper, asker: MemoryBus, opening: LedgerCommand, answer: bytes
 ) -> None:

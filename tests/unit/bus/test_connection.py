@@ -12,6 +12,9 @@ from pathlib import Path
 
 import nats.errors
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
 
 from sawyer.bus import connection, server
 from sawyer.bus.connection import NatsBus
@@ -286,3 +289,22 @@ async def test_cancel_that_comes_with_the_word_that_nobody_listens_is_not_lost(
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+@given(st.lists(st.text(st.sampled_from("aé: \t\n\r\v\x1c\u2003"), max_size=9), max_size=5))
+def test_headers_are_read_as_nats_py_reads_them(lines: list[str]) -> None:
+    raw = "\r\n".join(lines).encode() + b"\r\nBad: \xff\r\n\r\n"
+    assert connection._Client._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+async def test_message_that_headers_push_over_the_limit_is_refused_and_the_connection_lives(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_CONFIG", server._CONFIG.replace("8MB", "1MB"))
+    async with connected(start().url) as bus:
+        almost = bytes(bus.server.max_payload_bytes - 100)
+        for send in (bus.publish("a", almost, headers={"Name": "v" * 200}), bus.request("a", almost, 1, {"N": "v"})):
+            with pytest.raises(UsageError, match="over the limit"):
+                await send
+        await bus.flush()
+        assert not bus.closed.is_set()

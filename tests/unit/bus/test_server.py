@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -123,3 +124,11 @@ def test_ports_file_that_is_half_written_is_read_again(tmp_path: Path) -> None:
         assert server._client_url(path) == ""
     path.write_text('{"nats": ["nats://127.0.0.1:4222"]}', encoding="ascii")
     assert server._client_url(path) == "nats://127.0.0.1:4222"
+
+
+def test_jetstream_is_on_and_bounded(tmp_path: Path) -> None:
+    with LocalServer.start(tmp_path):
+        said = (tmp_path / "nats.log").read_text()
+    assert re.search(r"Max Memory: +64.00 MB", said)
+    assert re.search(r"Max Storage: +64.00 GB", said)
+    assert str(tmp_path / "jetstream") in said

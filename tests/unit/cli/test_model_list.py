@@ -14,7 +14,7 @@ from sawyer.home import Home
 from sawyer.ids import RequestId
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.model.split import split
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.events import ModelPrice, ModelPublished, PricingPublished
 from sawyer.schemas.messages import NetworkReply
 from sawyer.schemas.tensors import ActivationReply, ActivationRequest, encode_reply, encode_request
@@ -36,16 +36,16 @@ def _network(published: tuple[ModelPublished, ...], pricing: PricingPublished | 
 
 
 @pytest.fixture
-def published(home: Home, event_examples: dict[str, Strict]) -> ModelPublished:
+def published(home: Home, event_examples: dict[str, Fact]) -> ModelPublished:
     """What the home holds, published."""
     example = event_examples["model.published.v1"]
     assert isinstance(example, ModelPublished)
     manifest = local_models(home)[0][0].manifest
-    return example.model_copy(update={"model": DEMO_MODEL, "manifest": manifest.digest(), "format": "q4"})
+    return example.changed(model=DEMO_MODEL, manifest=manifest.digest(), format="q4")
 
 
 @pytest.fixture
-def sheet(event_examples: dict[str, Strict]) -> PricingPublished:
+def sheet(event_examples: dict[str, Fact]) -> PricingPublished:
     example = event_examples["pricing.published.v1"]
     assert isinstance(example, PricingPublished)
     return example
@@ -68,7 +68,7 @@ def test_local_model_without_some_files_says_how_many(tmp_path: Path) -> None:
 def test_published_model_that_is_here_is_one_row(
     home: Home, published: ModelPublished, sheet: PricingPublished
 ) -> None:
-    priced = sheet.model_copy(update={"prices": (ModelPrice(model=DEMO_MODEL, price_milli=1000, quant_milli=500),)})
+    priced = sheet.changed(prices=(ModelPrice(model=DEMO_MODEL, format="q4", price_milli=1000, quant_milli=500),))
     rows = join(_network((published,), priced), local_models(home)[0])
     assert len(rows) == 1
     assert (rows[0].published, rows[0].in_catalogue) == (published, True)
@@ -77,7 +77,7 @@ def test_published_model_that_is_here_is_one_row(
 
 
 def test_other_weights_under_a_published_name_are_a_row_of_their_own(home: Home, published: ModelPublished) -> None:
-    other = published.model_copy(update={"manifest": "00" * 32})
+    other = published.changed(manifest="00" * 32)
     rows = join(_network((other,), None), local_models(home)[0])
     assert [(row.published is not None, row.local is not None) for row in rows] == [(True, False), (False, True)]
 
@@ -87,11 +87,12 @@ def test_model_of_the_package_is_listed_where_there_is_no_other() -> None:
 
 
 def test_price_multiplies_weights_and_names_in_and_out_where_they_differ(sheet: PricingPublished) -> None:
-    price = price_of(sheet.model_copy(update={"input_weight_milli": 250, "output_weight_milli": 2000}), "austen")
+    price = price_of(sheet.changed(input_weight_milli=250, output_weight_milli=2000), "austen", "f32")
     assert price is not None
     assert (price.input, price.output) == (Decimal("0.25"), Decimal(2))
     assert str(price) == "0.25 in, 2 out"
-    assert price_of(sheet, "other") is None
+    assert price_of(sheet, "other", "f32") is None
+    assert price_of(sheet, "austen", "q4") is None
 
 
 def test_facts_of_the_demo_model_add_up(home: Home) -> None:

@@ -16,7 +16,7 @@ from sawyer.home import Home, Pin
 from sawyer.identity.keys import Key, load_or_create
 from sawyer.ledger.checkpoint import Checkpoint, vkey_of
 from sawyer.schemas import subjects
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError
 
 NETWORK = "sawyer-net/3f9a1c22"
@@ -31,8 +31,8 @@ def home(tmp_path: Path) -> Home:
 def told(keys: dict[str, Key]) -> NetworkReply:
     ledger = keys["ledger"]
     return NetworkReply(
-        network=NETWORK, ledger_vkey=vkey_of(NETWORK, ledger), operator=keys["operator"].id, mode="test", models=(),
-        size=1, checkpoint=Checkpoint(NETWORK, 1, bytes(32)).sign(ledger), now_ms=1,
+        network=NETWORK, ledger_vkey=vkey_of(NETWORK, ledger), operator=keys["operator"].id, successors=(),
+        mode="test", models=(), size=1, checkpoint=Checkpoint(NETWORK, 1, bytes(32)).sign(ledger), now_ms=1,
     )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_account_key_that_is_not_here_names_the_command_that_makes_it(home: Home
     assert "sawyer account open bob" in caught.value.hint
 
 
-def test_model_is_the_one_that_is_wanted_or_the_only_one(told: NetworkReply, event_examples: dict[str, Strict]) -> None:
+def test_model_is_the_one_that_is_wanted_or_the_only_one(told: NetworkReply, event_examples: dict[str, Fact]) -> None:
     published = event_examples["model.published.v1"]
     one = told.model_copy(update={"models": (published,)})
     assert chosen_model(one, "") == chosen_model(one, "austen") == "austen"
@@ -130,7 +130,7 @@ def test_model_is_the_one_that_is_wanted_or_the_only_one(told: NetworkReply, eve
         chosen_model(one, "other")
     with pytest.raises(UnknownModel):
         chosen_model(told, "")
-    two = told.model_copy(update={"models": (published, published.model_copy(update={"model": "other"}))})
+    two = told.model_copy(update={"models": (published, published.changed(model="other"))})
     with pytest.raises(UsageError) as caught:
         chosen_model(two, "")
     assert "austen, other" in caught.value.hint

@@ -11,7 +11,7 @@ import pytest
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import Message
 from sawyer.schemas import subjects
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.messages import Accepted, Delta, Done, ErrorBody, Failed, InferMessage, NetworkReply, Trace, Usage
 
 MODEL = "austen"
@@ -83,12 +83,12 @@ async def router(memory: MemoryNetwork) -> ScriptedRouter:
 
 
 @pytest.fixture
-def network_reply(event_examples: dict[str, Strict]) -> NetworkReply:
+def network_reply(event_examples: dict[str, Fact]) -> NetworkReply:
     founded: Any = event_examples["network.founded.v1"]
     return NetworkReply(
-        network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
-        models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"], size=5,
-        checkpoint="a signed note", now_ms=1,
+        network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, successors=(),
+        mode="test", models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"],
+        size=5, checkpoint="a signed note", now_ms=1,
     )  # fmt: skip
 
 

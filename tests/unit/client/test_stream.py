@@ -23,7 +23,7 @@ from sawyer.errors import (
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.events import REQUEST_KIND
 from sawyer.schemas.messages import GenerateParams, InferRequest, Logprob, Trace
 
@@ -37,7 +37,7 @@ Settle = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture
-def request_(keys: dict[str, Key], event_examples: dict[str, Strict]) -> InferRequest:
+def request_(keys: dict[str, Key], event_examples: dict[str, Fact]) -> InferRequest:
     order = sign(event_examples[REQUEST_KIND], REQUEST_KIND, "alice", keys["alice"])
     return InferRequest(order=order, params=GenerateParams(prompt="Emma was", max_tokens=3), salt="5a" * 32)
 

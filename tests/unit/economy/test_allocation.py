@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.economy.allocation import host_pool, payable_cents, split
-from sawyer.economy.credits import rows_of, work_of
 
 WEIGHTS = {
     "host-a": 1_200_000 * 1000 * 1000,
@@ -57,11 +56,3 @@ def test_negative_pool_or_weight_is_refused(pool: int, weights: dict[str, int]) 
 
 def test_deficit_makes_no_pool() -> None:
     assert host_pool(-5) == 0
-
-
-def test_work_counts_whole_thousands_of_parameters() -> None:
-    assert work_of(rows=7, expert_parameters=221_999) == 7 * 221
-
-
-def test_rows_are_fed_tokens_times_layers_times_experts_a_token() -> None:
-    assert rows_of(7, moe_layers=4, top_k=2) == 56

@@ -17,7 +17,7 @@ millis = st.integers(1, 10**5)
 
 
 def sheet(price_milli: int = 1000, quant_milli: int = 1000, input_milli: int = 1000, output_milli: int = 1000):
-    price = ModelPrice(model="m", price_milli=price_milli, quant_milli=quant_milli)
+    price = ModelPrice(model="m", format="q4", price_milli=price_milli, quant_milli=quant_milli)
     return PricingPublished(
         network="net/1", sheet="s", input_weight_milli=input_milli, output_weight_milli=output_milli, prices=(price,)
     )
@@ -30,7 +30,7 @@ def sheet(price_milli: int = 1000, quant_milli: int = 1000, input_milli: int = 1
 def test_price_equals_worked_example(
     input_tokens: int, output_tokens: int, price_milli: int, quant_milli: int, debit: int
 ) -> None:
-    assert price_tokens(sheet(price_milli, quant_milli), "m", input_tokens, output_tokens) == debit
+    assert price_tokens(sheet(price_milli, quant_milli), "m", "q4", input_tokens, output_tokens) == debit
 
 
 @given(counts, counts, millis, millis, millis, millis)
@@ -40,7 +40,7 @@ def test_debit_is_the_exact_price_rounded_up_once(
     exact = (i * Fraction(w_in, 1000) + o * Fraction(w_out, 1000)) * Fraction(price, 1000) * Fraction(quant, 1000)
     debit = debit_tokens(
         i, o, input_weight_milli=w_in, output_weight_milli=w_out,
-        price=ModelPrice(model="m", price_milli=price, quant_milli=quant),
+        price=ModelPrice(model="m", format="q4", price_milli=price, quant_milli=quant),
     )  # fmt: skip
     assert exact <= debit < exact + 1
 
@@ -48,12 +48,21 @@ def test_debit_is_the_exact_price_rounded_up_once(
 @given(counts, counts, counts, millis, millis)
 def test_fewer_output_tokens_never_cost_more(i: int, o: int, less: int, price: int, quant: int) -> None:
     prices = sheet(price, quant)
-    assert price_tokens(prices, "m", i, min(o, less)) <= price_tokens(prices, "m", i, o)
+    assert price_tokens(prices, "m", "q4", i, min(o, less)) <= price_tokens(prices, "m", "q4", i, o)
 
 
-def test_model_without_a_price_is_refused() -> None:
-    with pytest.raises(UnknownModel, match="no price for model other"):
-        price_tokens(sheet(), "other", 1, 1)
+@pytest.mark.parametrize(("model", "fmt"), [("other", "q4"), ("m", "f32")])
+def test_model_and_format_without_a_price_are_refused(model: str, fmt: str) -> None:
+    with pytest.raises(UnknownModel, match=f"no price for model {model} in format {fmt}"):
+        price_tokens(sheet(), model, fmt, 1, 1)
+
+
+def test_each_format_of_a_model_has_its_own_price() -> None:
+    cheap, dear = (
+        ModelPrice(model="m", format=f, price_milli=1000, quant_milli=q) for f, q in (("q4", 800), ("f32", 1000))
+    )
+    both = sheet().changed(prices=(cheap, dear))
+    assert [price_tokens(both, "m", fmt, 100, 0) for fmt in ("q4", "f32")] == [80, 100]
 
 
 def test_sheets_with_other_prices_have_other_hashes() -> None:

@@ -1,5 +1,5 @@
-"""A small network that acts: every command its members can give, signed with their own keys. tests/contract uses it too
-(its conftest.py is a link to this one)."""
+"""A small network that acts: every command its members can give, signed with their own keys. tests/contract and others
+use it too (their conftest.py is a link to this one)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sawyer.ledger.checkpoint import vkey_of
 from sawyer.ledger.commands import LEDGER_NAME, OPERATOR_NAME, VerifiedCommand, check, command
 from sawyer.ledger.decide import decide
 from sawyer.ledger.entry import encode_entry
+from sawyer.ledger.snapshot import SNAPSHOT_ENTRIES
 from sawyer.ledger.state import State
 from sawyer.projections.fold import Entry
 from sawyer.schemas.events import (
@@ -29,14 +30,20 @@ from sawyer.schemas.events import (
     InferenceCompleted,
     InferenceRequested,
     KeyAdded,
+    KeyRevoked,
+    KeyRotated,
     ModelPrice,
     ModelPublished,
     NetworkFounded,
+    NodeLatency,
     NodeRegistered,
     NodeRows,
     PricingPublished,
     ReservationExpired,
     ReservationVoided,
+    Sealed,
+    SubjectErased,
+    TokensExpired,
     TokensGranted,
     TokensReserved,
     WorkReceipted,
@@ -48,6 +55,8 @@ NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 MANIFEST = "ab" * 32
 ROWS_PER_TOKEN = 8
+SPARE_KEYS = ("alice-2", "alice-3", "node-a-2", "node-a-3", "ledger-2", "ledger-3", "router-2")
+"""Keys that nobody has yet, beside `operator-2`."""
 
 
 def request_id(number: int) -> str:
@@ -75,7 +84,7 @@ class Scene:
     def sheet(self) -> PricingPublished:
         return PricingPublished(
             network=self.network, sheet="2026-01", input_weight_milli=1000, output_weight_milli=1000,
-            prices=(ModelPrice(model="austen", price_milli=1000, quant_milli=1000),),
+            prices=(ModelPrice(model="austen", format="f32", price_milli=1000, quant_milli=1000),),
         )  # fmt: skip
 
     @property
@@ -114,10 +123,11 @@ class Scene:
         """The members, and alice's first grant."""
         return [*self.members(), self.grant("january", tokens)]
 
-    def node(self, node: str, host: str, key: str = "") -> VerifiedCommand:
+    def node(self, node: str, host: str, key: str = "", promised_us: int = 0) -> VerifiedCommand:
         body = NodeRegistered(
-            network=self.network, node=node, host=host, key=self.keys[key or node].id, device="CPU", memory_mb=4096
-        )
+            network=self.network, node=node, host=host, key=self.keys[key or node].id, device="CPU", memory_mb=4096,
+            promised_us=promised_us,
+        )  # fmt: skip
         return self.say(body, key or node, by=node)
 
     def account(self, account: str = "alice", key: str = "") -> VerifiedCommand:
@@ -126,16 +136,22 @@ class Scene:
 
     def grant(
         self, grant: str, tokens: int, *, start_ms: int = 0, end_ms: int = 30 * DAY_MS, paid_uusd: int | None = None,
-        account: str = "alice", by: str = "operator",
+        account: str = "alice", by: str = "operator", tier: str = "", period_ms: int | None = None,
+        sealed: tuple[Sealed, ...] = (),
     ) -> VerifiedCommand:  # fmt: skip
         """Spendable from `start_ms` to `end_ms` after now; paid at the tier price unless said otherwise."""
         body = TokensGranted(
-            network=self.network, account=account, grant=grant, tokens=tokens, valid_from_ms=self.now_ms + start_ms,
+            network=self.network, account=account, grant=grant, tier=tier, tokens=tokens,
+            valid_from_ms=self.now_ms + start_ms,
+            period_end_ms=self.now_ms + (end_ms if period_ms is None else start_ms + period_ms),
             expires_ms=self.now_ms + end_ms, paid_uusd=tokens * 10 if paid_uusd is None else paid_uusd, mode="test",
+            sealed=sealed,
         )  # fmt: skip
         return self.say(body, by)
 
-    def order(self, number: int = 1, *, key: str = "alice", **changes: object) -> Signed[InferenceRequested]:
+    def order(
+        self, number: int = 1, *, key: str = "alice", by: str = "alice", **changes: object
+    ) -> Signed[InferenceRequested]:
         """Alice's order of at most 3 tokens."""
         fields = {
             "network": self.network, "request": request_id(number), "account": "alice", "model": "austen",
@@ -143,13 +159,13 @@ class Scene:
             "price_sheet": sheet_hash(self.sheet),
             "issued_ms": self.now_ms, "expires_ms": self.now_ms + 60_000, **changes,
         }  # fmt: skip
-        return sign(InferenceRequested(**fields), REQUEST_KIND, "alice", self.keys[key])  # type: ignore[arg-type]
+        return sign(InferenceRequested(**fields), REQUEST_KIND, by, self.keys[key])  # type: ignore[arg-type]
 
     def reserve(
         self, order: Signed[InferenceRequested], *, input_tokens: int = 5, tokens: int | None = None,
         hold_ms: int = 600_000, by: str = "router", signer: str = "router", manifest: str = MANIFEST,
     ) -> VerifiedCommand:  # fmt: skip
-        price = price_tokens(self.sheet, "austen", input_tokens, order.body.max_tokens)
+        price = price_tokens(self.sheet, "austen", "f32", input_tokens, order.body.max_tokens)
         body = TokensReserved(
             network=self.network, request=order, manifest=manifest, input_tokens=input_tokens,
             tokens=price if tokens is None else tokens,
@@ -186,7 +202,7 @@ class Scene:
     def complete(
         self, order: Signed[InferenceRequested], *, input_tokens: int = 5, output_tokens: int = 3,
         receipts: tuple[Signed[WorkReceipted], ...] | None = None, unreceipted: tuple[NodeRows, ...] = (),
-        fed_tokens: int = 0, signer: str = "router",
+        fed_tokens: int = 0, signer: str = "router", p95_us: int = 1500,
     ) -> VerifiedCommand:  # fmt: skip
         """By default node-a did all the work."""
         fed = fed_tokens or input_tokens + output_tokens - 1
@@ -195,6 +211,7 @@ class Scene:
         body = InferenceCompleted(
             network=self.network, request=order, input_tokens=input_tokens, output_tokens=output_tokens, fed_tokens=fed,
             finish="length", receipts=receipts, unreceipted=unreceipted,
+            latencies=tuple(NodeLatency(node=receipt.body.node, p95_us=p95_us) for receipt in receipts),
         )  # fmt: skip
         return self.say(body, signer, by="router")
 
@@ -208,10 +225,38 @@ class Scene:
         body = ReservationExpired(network=self.network, account=order.body.account, request=order.body.request)
         return self.say(body, key, by="ledger")
 
-    def open(self, folder: Path, *, views: bool = True, synchronous: str = "NORMAL", held: str | None = None) -> Book:
+    def lapse(self, grant: str, tokens: int, *, account: str = "alice", key: str = "ledger") -> VerifiedCommand:
+        body = TokensExpired(network=self.network, account=account, grant=grant, tokens=tokens)
+        return self.say(body, key, by="ledger")
+
+    def add_key(self, role: str, key: str, *, by: str = "operator", name: str = "") -> VerifiedCommand:
+        """The operator gives a key a role; `by` is the key that says so, as the operator."""
+        named = name or (key if role == "router" else role)
+        body = KeyAdded(network=self.network, role=role, name=named, key=self.keys[key].id)  # type: ignore[arg-type]
+        return self.say(body, by, by="operator")
+
+    def rotate(self, role: str, name: str, new: str, *, old: str = "", also: str = "") -> VerifiedCommand:
+        """A node or account takes a new key: signed by the old (its own by default) and the new (or `also`)."""
+        body = KeyRotated(network=self.network, role=role, name=name, key=self.keys[new].id)  # type: ignore[arg-type]
+        return check(command(body, name, self.keys[old or name], self.keys[also or new]))
+
+    def revoke(self, key: str, *, by: str = "operator", name: str = "", since_ms: int = 0) -> VerifiedCommand:
+        body = KeyRevoked(network=self.network, key=self.keys[key].id, since_ms=since_ms, reason="stolen")
+        return self.say(body, by, by=name)
+
+    def erase(self, subject: str = "alice", *, by: str = "operator") -> VerifiedCommand:
+        return self.say(SubjectErased(network=self.network, subject=subject), by, by="operator")
+
+    def open(
+        self, folder: Path, *, views: bool = True, synchronous: str = "NORMAL", held: str | None = None,
+        url: str = "", successors: tuple[str, ...] = (), snapshot_entries: int = SNAPSHOT_ENTRIES,
+    ) -> Book:  # fmt: skip
+        """The book in this folder, or at this address with its views in the folder."""
         return Book.open(
-            folder / "book.sqlite", network=self.network, operator=self.operator, ledger_key=self.keys["ledger"],
+            url or folder / "book.sqlite", network=self.network, operator=self.operator, ledger_key=self.keys["ledger"],
+            successors=[self.keys[name] for name in successors],
             views=folder / "views.sqlite" if views else None, held=held, synchronous=synchronous,
+            snapshot_entries=snapshot_entries,
         )  # fmt: skip
 
     def work(self, book: Book, requests: int, *, start: int = 1) -> None:
@@ -255,7 +300,8 @@ class Judge:
 
 @pytest.fixture
 def scene(keys: dict[str, Key]) -> Scene:
-    return Scene(keys)
+    spare = {name: Key.from_raw(bytes([number]) * 32) for number, name in enumerate(SPARE_KEYS, start=30)}
+    return Scene({**keys, **spare, "operator-2": Key.from_raw(bytes([98]) * 32, "O")})
 
 
 @pytest.fixture

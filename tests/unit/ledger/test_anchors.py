@@ -157,7 +157,7 @@ def test_damaged_kept_checkpoint_is_refused_and_named(home: Home, content: bytes
 
 
 def test_kept_checkpoint_signed_by_a_stranger_does_not_open_the_book(home: Home, scene) -> None:
-    forged = Checkpoint(scene.network, 12, bytes(32)).sign(scene.keys["mallory"])
+    forged = Checkpoint(scene.network, 12, bytes.fromhex(replay_home(home).root)).sign(scene.keys["mallory"])
     with pytest.raises(VerificationError, match="is not of this ledger"):
         scene.open(home.path, held=forged)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -12,45 +17,110 @@ from sawyer.errors import SawyerError
 from sawyer.ledger.book import Book
 from sawyer.ledger.entry import StoredRow, decode_entry
 from sawyer.ledger.replay import replay
-from sawyer.ledger.source import SQLiteSource
-from sawyer.ledger.store import Store
+from sawyer.ledger.source import Source, SQLiteSource, source_of
+from sawyer.ledger.store import MemoryStore, Store
 from sawyer.ledger.views import Views
 
+T = TypeVar("T")
+
 WRITER = Path(__file__).with_name("crash_writer.py")
+ROUNDS = int(os.environ.get("SAWYER_CRASH_ROUNDS", "7"))
+"""Each starts a process: some seconds in all. SAWYER_CRASH_ROUNDS=200 is for a night."""
 
 
-def _kill_under_load(folder: Path, first: int, acknowledgements: int) -> dict[int, str]:
-    """Run a writer, kill it after so many lines; what it had acknowledged, seq -> leaf."""
-    with subprocess.Popen(
-        [sys.executable, WRITER, str(folder), str(first)], stdout=subprocess.PIPE, text=True
-    ) as writer:
-        assert writer.stdout is not None
-        lines = [writer.stdout.readline() for _ in range(acknowledgements)]
-        writer.kill()
-        lines += writer.stdout.readlines()
-    whole = [line.split() for line in lines if line.endswith("\n")]
-    return {int(seq): leaf for seq, leaf in whole}
+def writer(folder: Path, first: int, url: str = "") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, WRITER, str(folder), str(first), url],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
-def test_acknowledged_entries_survive_sigkill_and_views_count_each_once(scene, tmp_path: Path) -> None:
-    acknowledged: dict[int, str] = {}
-    for number, after in enumerate((1, 9, 42)):
-        acknowledged |= _kill_under_load(tmp_path, first=1_000_000 * (number + 1), acknowledgements=after)
-        stored = {}
-        for row in SQLiteSource(tmp_path / "book.sqlite").rows():
-            if not row.is_checkpoint:
-                entry = decode_entry(row.state)
-                stored[entry.seq] = entry.leaf
-        assert acknowledged.items() <= stored.items()
-        before = replay(SQLiteSource(tmp_path / "book.sqlite"), key=scene.vkey, views=tmp_path / "views.sqlite")
-        assert before.problem is None
-        scene.open(tmp_path).close()
-        after_opening = replay(SQLiteSource(tmp_path / "book.sqlite"), key=scene.vkey, views=tmp_path / "views.sqlite")
-        assert (after_opening.problem, after_opening.views_seq) == (None, after_opening.size)
-    assert len(acknowledged) >= 52
+def told(lines: list[str]) -> dict[int, str]:
+    """What the clients were told: seq -> leaf. The last line may be cut."""
+    return {int(seq): leaf for seq, leaf in (line.split() for line in lines if line.endswith("\n"))}
 
 
-class FailingStore(Store):
+def kill_under_load(folder: Path, first: int, acknowledgements: int, url: str = "") -> dict[int, str]:
+    """Run a writer, and kill it after so many lines, wherever it is then. What it had acknowledged."""
+    with writer(folder, first, url) as running:
+        assert running.stdout is not None
+        lines = [running.stdout.readline() for _ in range(acknowledgements)]
+        running.kill()
+        lines += running.stdout.readlines()
+    return told(lines)
+
+
+def stored(source: Source) -> dict[int, str]:
+    entries = (decode_entry(row.state) for row in source.rows() if not row.is_checkpoint)
+    return {entry.seq: entry.leaf for entry in entries}
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_acknowledged_entries_survive_sigkill_and_views_count_each_once(
+    request, scene, tmp_path: Path, backend: str
+) -> None:
+    url = request.getfixturevalue("postgres_url") if backend == "postgres" else str(tmp_path / "book.sqlite")
+    chance, acknowledged = random.Random(ROUNDS), {}
+    points = [1, *(chance.randint(2, 200) for _ in range(ROUNDS - 1 if backend == "sqlite" else ROUNDS // 3))]
+    for number, after in enumerate(points, start=1):
+        acknowledged |= kill_under_load(tmp_path, 1_000_000 * number, after, url)
+        found = stored(source_of(url))
+        assert acknowledged.items() <= found.items()
+        assert sorted(found) == list(range(1, len(found) + 1))
+        book = scene.open(tmp_path, url=url)
+        assert book.size == len(found)
+        book.close()
+    assert len(acknowledged) >= sum(points)
+    report = replay(source_of(url), key=scene.vkey, views=tmp_path / "views.sqlite")
+    assert (report.problem, report.views_seq) == (None, report.size)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_of_two_writer_processes_one_is_fenced_and_both_told_the_truth(
+    request, scene, tmp_path: Path, backend: str
+) -> None:
+    url = request.getfixturevalue("postgres_url") if backend == "postgres" else str(tmp_path / "book.sqlite")
+    book = scene.open(tmp_path, views=False, url=url)
+    book.commit(scene.opening(50_000_000), scene.now_ms)
+    book.close()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    running = [writer_to_file(folder, 1_000_000 * number, url) for number, folder in enumerate(folders, start=1)]
+    try:
+        fenced = until(lambda: [at for at, process in enumerate(running) if process.poll() is not None], running)[0]
+        (other,) = {0, 1} - {fenced}
+        size = (folders[other] / "out").stat().st_size
+        until(lambda: (folders[other] / "out").stat().st_size > size, running)
+        assert running[other].poll() is None, "who was not fenced goes on"
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert "WriterFenced" in (folders[fenced] / "err").read_text()
+    found = stored(source_of(url))
+    for folder in folders:
+        assert told((folder / "out").read_text().splitlines(keepends=True)).items() <= found.items()
+    book = scene.open(tmp_path, views=False, url=url)
+    assert book.size == len(found)
+    book.close()
+
+
+def writer_to_file(folder: Path, first: int, url: str) -> subprocess.Popen[str]:
+    """Nobody reads along, so nothing holds it up."""
+    folder.mkdir()
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        return subprocess.Popen([sys.executable, WRITER, folder, str(first), url], stdout=out, stderr=err)
+
+
+def until(holds: Callable[[], T], processes: list[subprocess.Popen[str]]) -> T:
+    """Look again and again, for as long as the test may take."""
+    while not (found := holds()):
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+    return found
+
+
+class FailingStore(MemoryStore):
     """A disk that is full from the moment on that `full` is set."""
 
     full = False
@@ -66,7 +136,7 @@ def _open(store: Store, scene, views: Views | None = None) -> Book:
 
 
 def test_full_disk_refuses_the_batch_whole_and_memory_forgets_it(scene, tmp_path: Path) -> None:
-    store = FailingStore(Store.in_memory()._recorder)
+    store = FailingStore()
     book = _open(store, scene)
     book.commit(scene.opening(), scene.now_ms)
     before = (book.size, book.root, book.balance("alice", scene.now_ms))
@@ -86,11 +156,13 @@ def test_views_that_cannot_be_written_lag_and_are_made_good(scene, tmp_path: Pat
     with views.datastore.transaction(commit=True) as cursor:
         cursor.execute("CREATE TRIGGER full BEFORE INSERT ON view_rows BEGIN SELECT RAISE(ABORT, 'full'); END")
     (reply,) = book.commit([scene.reserve(scene.order())], scene.now_ms)
+    book.catch_up()
     assert reply.error is None
     assert "the views lag behind the book" in caplog.text
     with views.datastore.transaction(commit=True) as cursor:
         cursor.execute("DROP TRIGGER full")
     book.commit([scene.void(scene.order())], scene.now_ms)
+    book.catch_up()
     report = replay(SQLiteSource(tmp_path / "book.sqlite"), key=scene.vkey, views=tmp_path / "views.sqlite")
     book.close()
     assert (report.problem, report.views_seq) == (None, 10)

@@ -14,7 +14,7 @@ from sawyer.errors import (
     UnknownModel,
 )
 from sawyer.ledger.decide import decide
-from sawyer.schemas.events import KeyAdded, ModelPublished, NetworkFounded, NodeRows, PricingPublished
+from sawyer.schemas.events import KeyAdded, NodeRows
 
 
 def refuse(
@@ -39,7 +39,7 @@ def test_founding_by_a_key_it_does_not_name_is_refused(empty_judge, scene) -> No
 
 
 def test_founding_by_a_participants_key_is_refused(empty_judge, scene) -> None:
-    body = scene.founding().body.model_copy(update={"operator": scene.keys["mallory"].id})
+    body = scene.founding().body.changed(operator=scene.keys["mallory"].id)
     refuse(empty_judge, scene.say(body, "mallory", by="operator"), NotAuthorised, "by an operator key")
 
 
@@ -50,7 +50,7 @@ def test_founding_with_another_ledger_key_is_refused(empty_judge, scene) -> None
 
 def test_second_founding_is_refused_and_the_same_is_a_repeat(judge, scene) -> None:
     same = scene.founding()
-    later = NetworkFounded(**{**dict(same.body), "founded_ms": scene.now_ms + 1})
+    later = same.body.changed(founded_ms=scene.now_ms + 1)
     assert decide(judge.state, same, scene.now_ms).repeated
     refuse(judge, scene.say(later, "operator"), RequestConflict, "found:network")
 
@@ -64,8 +64,8 @@ def test_command_for_another_network_is_refused(judge, scene) -> None:
 def test_operators_facts_signed_by_another_are_refused(judge, scene, what: str) -> None:
     body = {
         "key": KeyAdded(network=scene.network, role="router", name="evil", key=scene.keys["mallory"].id),
-        "model": scene.model.model_copy(update={"manifest": "cd" * 32}),
-        "sheet": scene.sheet.model_copy(update={"sheet": "cheap"}),
+        "model": scene.model.changed(manifest="cd" * 32),
+        "sheet": scene.sheet.changed(sheet="cheap"),
         "grant": scene.grant("gift", 1).body,
     }[what]
     refuse(judge, scene.say(body, "mallory", by="operator"), NotAuthorised, "expected the network's operator")
@@ -84,7 +84,7 @@ def test_role_for_a_key_of_small_order_is_refused(judge, scene) -> None:
 
 
 def test_node_registered_without_its_key_is_refused(judge, scene) -> None:
-    body = scene.node("node-c", "dave", key="mallory").body.model_copy(update={"key": scene.keys["alice"].id})
+    body = scene.node("node-c", "dave", key="mallory").body.changed(key=scene.keys["alice"].id)
     refuse(judge, scene.say(body, "mallory", by="node-c"), NotAuthorised, "the key of node node-c")
 
 
@@ -118,7 +118,7 @@ def test_grant_that_ends_before_it_starts_is_refused(judge, scene) -> None:
 
 
 def test_grant_of_live_money_in_a_test_network_is_refused(judge, scene) -> None:
-    body = scene.grant("gift", 1).body.model_copy(update={"mode": "live"})
+    body = scene.grant("gift", 1).body.changed(mode="live")
     refuse(judge, scene.say(body, "operator"), RefusedError, "live grant in a test network")
 
 
@@ -132,7 +132,7 @@ def test_grant_id_used_for_another_account_is_a_conflict(judge, scene) -> None:
 
 
 def test_same_manifest_with_other_parameters_is_a_conflict(judge, scene) -> None:
-    more = ModelPublished(**{**dict(scene.model), "expert_parameters": 999_999_999})
+    more = scene.model.changed(expert_parameters=999_999_999)
     refuse(judge, scene.say(more, "operator"), RequestConflict)
 
 
@@ -174,7 +174,7 @@ def test_reserve_under_a_price_sheet_nobody_published_is_refused(judge, scene) -
 
 
 def test_reserve_under_an_older_published_sheet_holds_its_price(judge, scene) -> None:
-    dearer = PricingPublished(**{**dict(scene.sheet), "sheet": "dearer", "input_weight_milli": 9_000})
+    dearer = scene.sheet.changed(sheet="dearer", input_weight_milli=9_000)
     judge.write(scene.say(dearer, "operator"))
     (entry,) = judge.write(scene.reserve(scene.order()))
     assert sum(part.tokens for part in entry.decided.held) == 8

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sawyer.errors import NotCanonical
 from sawyer.ledger import merkle
+from sawyer.ledger.merkle import BLOCK_LEAVES, Tree
 
 LEAVES = [
     merkle.leaf_hash(bytes.fromhex(data))
@@ -51,52 +54,162 @@ CONSISTENCY = {
         "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
     ],
 }
+MANY = [merkle.leaf_hash(number.to_bytes(4, "big")) for number in range(1100)]
+SIZES = st.integers(1, len(MANY))
+AT_BLOCK_BORDERS = [at for block in range(0, len(MANY), BLOCK_LEAVES) for at in (block - 1, block, block + 1) if at > 0]
 
 
-def _hex(hashes: list[bytes]) -> list[str]:
+# --- the definition, word for word ------------------------------------------------------------------------------------
+
+
+def defined_root(leaves: Sequence[bytes]) -> bytes:
+    """MTH of RFC 6962 section 2.1."""
+    if len(leaves) < 2:
+        return leaves[0] if leaves else hashlib.sha256(b"").digest()
+    k = defined_split(len(leaves))
+    return merkle.node_hash(defined_root(leaves[:k]), defined_root(leaves[k:]))
+
+
+def defined_path(index: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """PATH of section 2.1.1."""
+    if len(leaves) == 1:
+        return []
+    k = defined_split(len(leaves))
+    if index < k:
+        return [*defined_path(index, leaves[:k]), defined_root(leaves[k:])]
+    return [*defined_path(index - k, leaves[k:]), defined_root(leaves[:k])]
+
+
+def defined_proof(size: int, leaves: Sequence[bytes], whole: bool = True) -> list[bytes]:
+    """SUBPROOF of section 2.1.2."""
+    if size == len(leaves):
+        return [] if whole else [defined_root(leaves)]
+    k = defined_split(len(leaves))
+    if size <= k:
+        return [*defined_proof(size, leaves[:k], whole), defined_root(leaves[k:])]
+    return [*defined_proof(size - k, leaves[k:], whole=False), defined_root(leaves[:k])]
+
+
+def defined_split(size: int) -> int:
+    k = 1
+    while k * 2 < size:
+        k *= 2
+    return k
+
+
+# --- a tree, and who knows its leaves ---------------------------------------------------------------------------------
+
+
+class Asked:
+    """Gives the leaves of a tree, and remembers for which blocks it was asked."""
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self.leaves = leaves
+        self.blocks: set[int] = set()
+
+    def __call__(self, first: int, count: int) -> Sequence[bytes]:
+        blocks = {first // BLOCK_LEAVES, (first + count - 1) // BLOCK_LEAVES}
+        assert len(blocks) == 1, "a question stays inside one block"
+        self.blocks |= blocks
+        found = self.leaves[first : first + count]
+        assert len(found) == count, "nobody is asked for leaves that are not there"
+        return found
+
+
+def grown(leaves: Sequence[bytes]) -> Tree:
+    tree = Tree()
+    for leaf in leaves:
+        tree.append(leaf)
+    return tree
+
+
+TREE = grown(MANY)
+
+
+def hexed(hashes: Sequence[bytes]) -> list[str]:
     return [value.hex() for value in hashes]
 
 
-def _leaves(size: int) -> list[bytes]:
-    return [merkle.leaf_hash(number.to_bytes(4, "big")) for number in range(size)]
-
-
 def test_root_of_empty_tree_is_hash_of_nothing() -> None:
-    assert merkle.tree_root([]) == hashlib.sha256(b"").digest()
+    nothing = hashlib.sha256(b"").digest()
+    assert merkle.tree_root([]) == Tree().root() == TREE.root_at(0, Asked(MANY)) == nothing
 
 
 @pytest.mark.parametrize("size", range(1, 9))
 def test_root_equals_reference_vector(size: int) -> None:
     assert merkle.tree_root(LEAVES[:size]).hex() == ROOTS[size - 1]
+    assert grown(LEAVES[:size]).root().hex() == ROOTS[size - 1]
 
 
 @pytest.mark.parametrize(("place", "proof"), INCLUSION.items())
 def test_inclusion_proof_equals_reference_vector(place: tuple[int, int], proof: list[str]) -> None:
-    assert _hex(merkle.inclusion_proof(LEAVES[: place[1]], place[0])) == proof
+    assert hexed(grown(LEAVES).inclusion(*place, Asked(LEAVES))) == proof
 
 
 @pytest.mark.parametrize(("sizes", "proof"), CONSISTENCY.items())
 def test_consistency_proof_equals_reference_vector(sizes: tuple[int, int], proof: list[str]) -> None:
-    assert _hex(merkle.consistency_proof(LEAVES[: sizes[1]], sizes[0])) == proof
+    assert hexed(grown(LEAVES).consistency(*sizes, Asked(LEAVES))) == proof
+
+
+@given(st.lists(st.binary(max_size=8), max_size=70))
+def test_root_is_that_of_the_recursive_definition(data: list[bytes]) -> None:
+    leaves = [merkle.leaf_hash(item) for item in data]
+    assert merkle.tree_root(leaves) == grown(leaves).root() == defined_root(leaves)
+
+
+@given(SIZES, SIZES)
+def test_root_at_any_size_is_that_of_the_recursive_definition(size: int, at: int) -> None:
+    tree, at = grown(MANY[:size]), min(size, at)
+    asked = Asked(MANY[:size])
+    assert tree.root_at(at, asked) == defined_root(MANY[:at])
+    assert asked.blocks == ({at // BLOCK_LEAVES} if at % BLOCK_LEAVES else set())
+
+
+@given(SIZES, st.data())
+def test_inclusion_proof_is_that_of_the_recursive_definition(size: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    asked = Asked(MANY)
+    proof = TREE.inclusion(index, size, asked)
+    assert proof == defined_path(index, MANY[:size])
+    assert asked.blocks <= {index // BLOCK_LEAVES, size // BLOCK_LEAVES}
+    assert merkle.verify_inclusion(MANY[index], index, size, proof, defined_root(MANY[:size]))
+
+
+@given(SIZES, SIZES)
+def test_consistency_proof_is_that_of_the_recursive_definition(one: int, other: int) -> None:
+    old, new = sorted((one, other))
+    asked = Asked(MANY)
+    proof = TREE.consistency(old, new, asked)
+    assert proof == defined_proof(old, MANY[:new])
+    assert asked.blocks <= {(old - 1) // BLOCK_LEAVES, new // BLOCK_LEAVES}
+    assert merkle.verify_consistency(old, defined_root(MANY[:old]), new, defined_root(MANY[:new]), proof)
+
+
+@pytest.mark.parametrize("new", AT_BLOCK_BORDERS)
+def test_proofs_at_block_borders_verify(new: int) -> None:
+    root = defined_root(MANY[:new])
+    for old in [at for at in AT_BLOCK_BORDERS if at <= new]:
+        proof = TREE.consistency(old, new, Asked(MANY))
+        assert merkle.verify_consistency(old, defined_root(MANY[:old]), new, root, proof)
+        path = TREE.inclusion(old - 1, new, Asked(MANY))
+        assert merkle.verify_inclusion(MANY[old - 1], old - 1, new, path, root)
 
 
 @pytest.mark.parametrize("size", range(1, 34))
 def test_inclusion_of_every_leaf_verifies_and_of_no_other_place(size: int) -> None:
-    leaves = _leaves(size)
-    root = merkle.tree_root(leaves)
-    for index, leaf in enumerate(leaves):
-        proof = merkle.inclusion_proof(leaves, index)
+    root = defined_root(MANY[:size])
+    for index, leaf in enumerate(MANY[:size]):
+        proof = TREE.inclusion(index, size, Asked(MANY))
         places = [at for at in range(size + 1) if merkle.verify_inclusion(leaf, at, size, proof, root)]
         assert places == [index]
 
 
 @pytest.mark.parametrize("size", range(1, 34))
 def test_consistency_from_every_size_verifies_and_not_with_other_roots(size: int) -> None:
-    leaves = _leaves(size)
-    root = merkle.tree_root(leaves)
+    root = defined_root(MANY[:size])
     for old in range(1, size + 1):
-        proof = merkle.consistency_proof(leaves, old)
-        old_root = merkle.tree_root(leaves[:old])
+        proof = TREE.consistency(old, size, Asked(MANY))
+        old_root = defined_root(MANY[:old])
         assert merkle.verify_consistency(old, old_root, size, root, proof)
         assert not merkle.verify_consistency(old, merkle.leaf_hash(b"x"), size, root, proof)
         assert not merkle.verify_consistency(old, old_root, size, merkle.leaf_hash(b"x"), proof)
@@ -105,42 +218,68 @@ def test_consistency_from_every_size_verifies_and_not_with_other_roots(size: int
 
 @given(st.integers(1, 200), st.data())
 def test_changed_proof_never_verifies(size: int, data: st.DataObject) -> None:
-    leaves = _leaves(size)
     index = data.draw(st.integers(0, size - 1))
-    proof = merkle.inclusion_proof(leaves, index)
-    root = merkle.tree_root(leaves)
-    assert merkle.verify_inclusion(leaves[index], index, size, proof, root)
+    proof, root, leaf = TREE.inclusion(index, size, Asked(MANY)), defined_root(MANY[:size]), MANY[index]
     assert not merkle.verify_inclusion(merkle.leaf_hash(b"forged"), index, size, proof, root)
-    assert not merkle.verify_inclusion(leaves[index], index, size, [*proof, root], root)
+    assert not merkle.verify_inclusion(leaf, index, size, [*proof, root], root)
     for at in range(len(proof)):
         changed = [*proof[:at], hashlib.sha256(proof[at]).digest(), *proof[at + 1 :]]
-        assert not merkle.verify_inclusion(leaves[index], index, size, changed, root)
-        assert not merkle.verify_inclusion(leaves[index], index, size, proof[:at], root)
+        assert not merkle.verify_inclusion(leaf, index, size, changed, root)
+        assert not merkle.verify_inclusion(leaf, index, size, proof[:at], root)
 
 
-@given(st.lists(st.binary(max_size=8), max_size=70))
-def test_growing_tree_has_the_root_of_the_recursive_definition(data: list[bytes]) -> None:
-    def defined(leaves: list[bytes]) -> bytes:
-        if len(leaves) < 2:
-            return leaves[0] if leaves else merkle.EMPTY_ROOT
-        k = 1
-        while k * 2 < len(leaves):
-            k *= 2
-        return merkle.node_hash(defined(leaves[:k]), defined(leaves[k:]))
-
-    leaves = [merkle.leaf_hash(item) for item in data]
-    assert merkle.tree_root(leaves) == defined(leaves)
+@given(st.integers(0, len(MANY)), st.integers(0, 300))
+def test_tree_loaded_from_its_dump_goes_on_as_if_nothing_happened(size: int, more: int) -> None:
+    tree = grown(MANY[:size])
+    loaded = Tree.load(tree.dump())
+    for leaf in MANY[size : size + more]:
+        tree.append(leaf)
+        loaded.append(leaf)
+    assert (loaded.size, loaded.root(), loaded.dump()) == (tree.size, tree.root(), tree.dump())
+    if loaded.size:
+        assert loaded.inclusion(0, loaded.size, Asked(MANY)) == tree.inclusion(0, tree.size, Asked(MANY))
 
 
-@pytest.mark.parametrize(("index", "size"), [(0, 0), (3, 3), (-1, 3)])
+def test_dump_takes_32_bytes_a_block_and_a_peak() -> None:
+    assert [len(grown(MANY[:size]).dump()) for size in (0, 1, 255, 256, 1024, 1027)] == [
+        8, 8 + 32, 8 + 8 * 32, 8 + 32, 8 + 4 * 32, 8 + 6 * 32,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dump", [b"", b"\0" * 7, b"\xff" * 8, bytes(7) + b"\1", bytes(8) + b"x", bytes(40)])
+def test_dump_of_no_tree_is_refused(dump: bytes) -> None:
+    with pytest.raises(NotCanonical, match="not the dump of a tree"):
+        Tree.load(dump)
+
+
+def test_every_changed_byte_of_a_dump_is_refused_or_gives_another_root() -> None:
+    dump, root = grown(MANY[:777]).dump(), grown(MANY[:777]).root()
+    undetected = []
+    for at in range(len(dump)):
+        try:
+            loaded = Tree.load(dump[:at] + bytes([dump[at] ^ 1]) + dump[at + 1 :])
+        except NotCanonical:
+            continue
+        if loaded.root() == root:
+            undetected.append(at)
+    assert undetected == []
+
+
+@pytest.mark.parametrize(("index", "size"), [(0, 0), (3, 3), (-1, 3), (0, 1101)])
 def test_inclusion_proof_outside_the_tree_is_refused(index: int, size: int) -> None:
-    with pytest.raises(IndexError):
-        merkle.inclusion_proof(_leaves(size), index)
+    with pytest.raises(ValueError, match="no inclusion"):
+        TREE.inclusion(index, size, Asked(MANY))
     assert not merkle.verify_inclusion(LEAVES[0], index, size, [], LEAVES[0])
 
 
-@pytest.mark.parametrize(("old", "new"), [(0, 3), (4, 3)])
+@pytest.mark.parametrize(("old", "new"), [(0, 3), (4, 3), (-1, 3), (3, 1101)])
 def test_consistency_proof_from_nothing_or_from_the_future_is_refused(old: int, new: int) -> None:
-    with pytest.raises(ValueError, match="consistency"):
-        merkle.consistency_proof(_leaves(new), old)
+    with pytest.raises(ValueError, match="no consistency"):
+        TREE.consistency(old, new, Asked(MANY))
     assert not merkle.verify_consistency(old, LEAVES[0], new, LEAVES[0], [])
+
+
+@pytest.mark.parametrize("size", [-1, 1101])
+def test_root_of_a_size_that_was_never_reached_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="no root"):
+        TREE.root_at(size, Asked(MANY))

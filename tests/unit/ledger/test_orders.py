@@ -22,13 +22,13 @@ def refuse(judge, asked, error: type[RefusedError], match: str) -> RefusedError:
 @pytest.fixture
 def dearer(scene):
     """The command to publish a price sheet that asks five times as much."""
-    return scene.say(scene.sheet.model_copy(update={"sheet": "dearer", "input_weight_milli": 5_000}), "operator")
+    return scene.say(scene.sheet.changed(sheet="dearer", input_weight_milli=5_000), "operator")
 
 
 @pytest.fixture
 def newer(scene):
     """The command to publish other weights of the same model, twice as deep."""
-    return scene.say(scene.model.model_copy(update={"manifest": NEWER, "moe_layers": 8}), "operator")
+    return scene.say(scene.model.changed(manifest=NEWER, moe_layers=8), "operator")
 
 
 # --- how long an order is good ----------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_sheet_published_again_after_another_is_refused_and_the_newest_is_a_repe
 
 def test_same_prices_under_a_new_sheet_name_are_in_force_again(judge, scene, dearer) -> None:
     judge.write(dearer)
-    judge.write(scene.say(scene.sheet.model_copy(update={"sheet": "2026-01-again"}), "operator"))
+    judge.write(scene.say(scene.sheet.changed(sheet="2026-01-again"), "operator"))
     assert judge.state.registry.pricing.sheet == "2026-01-again"
 
 
@@ -181,6 +181,6 @@ def test_reserve_of_the_same_request_with_other_facts_is_a_conflict(busy, scene)
 def test_reserve_again_by_a_router_that_was_started_anew_is_the_hold_that_stands(busy, scene) -> None:
     """Its client sent the order again, and it cannot know until when it held the tokens in its last life."""
     order = scene.order(1)
-    first = busy.state.balances.request(order.body.request)
+    first = busy.state.request(order.body.request)
     assert decide(busy.state, scene.reserve(order, hold_ms=500_000), scene.now_ms).repeated
-    assert busy.state.balances.request(order.body.request) == first
+    assert busy.state.request(order.body.request) == first

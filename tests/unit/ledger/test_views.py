@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sawyer.errors import SawyerError, ViewDiffers
+from sawyer.ledger.book import Book
 from sawyer.ledger.replay import ReplayReport, replay
 from sawyer.ledger.source import SQLiteSource
+from sawyer.ledger.tables import BOOK_TABLE, VIEWS_TABLE
 from sawyer.ledger.views import Views
 from sawyer.projections.fold import ROWS_VERSION
 
@@ -66,11 +69,61 @@ def test_views_of_another_version_are_not_compared_and_said_so(home: Path, scene
     assert report.views_note == f"they are of version {ROWS_VERSION + 1}, this Sawyer makes {ROWS_VERSION}"
 
 
-@pytest.mark.parametrize("version", [0, ROWS_VERSION - 1, ROWS_VERSION + 1])
+FIRST_TRACKING = (
+    "CREATE TABLE tracking (application_name TEXT, notification_id INTEGER, PRIMARY KEY (application_name)) "
+    "WITHOUT ROWID"
+)
+
+
+@pytest.mark.parametrize("version", [2, ROWS_VERSION - 1, ROWS_VERSION + 1])
 def test_views_of_another_version_are_made_anew_by_the_writer(home: Path, scene, version: int) -> None:
-    change(home, f"PRAGMA user_version={version}", "CREATE TABLE tracking (a)", "UPDATE view_rows SET row='{}'")
+    change(home, f"PRAGMA user_version={version}", "UPDATE view_rows SET row='{}'")
     scene.open(home).close()
     assert (verify(home, scene).problem, verify(home, scene).views_seq) == (None, 12)
+
+
+def test_views_of_the_first_sawyer_are_made_anew_by_the_writer(home: Path, scene) -> None:
+    """As its code made them: with a table of positions, and no version."""
+    change(home, "PRAGMA user_version=0", FIRST_TRACKING, "UPDATE view_rows SET row='{}'")
+    scene.open(home).close()
+    assert (verify(home, scene).problem, verify(home, scene).views_seq) == (None, 12)
+
+
+FOREIGN = {
+    "a database": ("CREATE TABLE photos (a)", "INSERT INTO photos VALUES (1)"),
+    "a database that numbers its versions as we do": ("CREATE TABLE photos (a)", f"PRAGMA user_version={ROWS_VERSION}"),
+    "a table of our name": ("CREATE TABLE view_rows (a)",),
+    "a table of the first Sawyer's name": ("CREATE TABLE tracking (a)",),
+    "a table beside ours": (VIEWS_TABLE, "CREATE TABLE photos (a)", "PRAGMA user_version=2"),
+    "a book": (BOOK_TABLE,),
+    "no table but a version": ("PRAGMA user_version=7",),
+}
+
+
+@pytest.mark.parametrize("held", FOREIGN)
+def test_file_that_is_something_else_is_refused_before_a_byte_of_it_changes(tmp_path: Path, held: str) -> None:
+    file = tmp_path / "mine.sqlite"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for statement in FOREIGN[held]:
+            connection.execute(statement)
+    before = file.read_bytes()
+    with pytest.raises(ViewDiffers, match="holds no views") as caught:
+        Views(file)
+    assert str(file) in caught.value.message
+    assert "name another file" in caught.value.hint
+    assert (file.read_bytes(), [each.name for each in tmp_path.iterdir()]) == (before, [file.name])
+
+
+def test_folder_is_refused_as_views(tmp_path: Path) -> None:
+    with pytest.raises(ViewDiffers, match="is no file"):
+        Views(tmp_path)
+
+
+def test_file_that_is_empty_becomes_views(tmp_path: Path) -> None:
+    (tmp_path / "mine.sqlite").touch()
+    views = Views(tmp_path / "mine.sqlite")
+    assert views.head().seq == 0
+    views.close()
 
 
 def test_replay_without_views_says_that_none_were_compared(home: Path, scene) -> None:
@@ -103,7 +156,7 @@ def test_damaged_views_are_not_opened_and_the_hint_says_what_to_do(home: Path, s
     change(home, DAMAGE[damage])
     with pytest.raises(ViewDiffers) as caught:
         scene.open(home)
-    assert "delete views.sqlite" in caught.value.hint
+    assert f"delete {home / 'views.sqlite'}" in caught.value.hint
 
 
 def test_views_table_of_another_shape_is_refused_by_replay_and_writer(home: Path, scene) -> None:
@@ -117,7 +170,7 @@ def test_views_file_that_is_no_database_is_refused_with_the_hint(home: Path, sce
     (home / "views.sqlite").write_bytes(b"no database, whatever its name says" * 100)
     with pytest.raises(ViewDiffers, match="cannot open the views") as caught:
         scene.open(home)
-    assert "delete views.sqlite" in caught.value.hint
+    assert f"delete {home / 'views.sqlite'}" in caught.value.hint
 
 
 def test_slower_writer_does_not_move_the_views_back(home: Path) -> None:
@@ -126,3 +179,87 @@ def test_slower_writer_does_not_move_the_views_back(home: Path) -> None:
         views.write([("payouts", "pool", b"{}")], 12)
     assert views.head().seq == 12
     views.close()
+
+
+# --- in batches -------------------------------------------------------------------------------------------------------
+
+
+def rows_of(home: Path) -> dict[tuple[str, str], bytes]:
+    with sqlite3.connect(home / "views.sqlite") as connection:
+        found = connection.execute("SELECT view, key, row FROM view_rows").fetchall()
+    connection.close()
+    return {(view, key): row for view, key, row in found}
+
+
+def folded(book: Book) -> dict[tuple[str, str], bytes]:
+    return {(fold.name, key): row for fold in book._state.folds for key, row in fold.encoded_rows()}
+
+
+def test_views_lag_behind_the_book_until_they_catch_up_and_then_are_the_folds(scene, tmp_path: Path) -> None:
+    book = scene.open(tmp_path)
+    scene.work(book, 3)
+    assert rows_of(tmp_path) == {}
+    book.catch_up()
+    assert rows_of(tmp_path) == folded(book)
+    scene.work(book, 2, start=10)
+    assert rows_of(tmp_path) != folded(book)
+    book.close()
+    assert verify(tmp_path, scene).views_seq == 18
+
+
+def test_views_catch_up_by_themselves_after_so_many_entries(scene, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sawyer.ledger.book.VIEWS_ENTRIES", 5)
+    book = scene.open(tmp_path)
+    lags = []
+    for number in range(1, 8):
+        scene.work(book, 1, start=number)
+        lags.append(book.size - book._at.views_size)
+    assert max(lags) < 5
+    assert 0 in lags
+    book.close()
+
+
+def test_row_of_a_request_is_in_the_views_while_it_holds_tokens_and_gone_after(scene, tmp_path: Path) -> None:
+    book = scene.open(tmp_path)
+    order = scene.order()
+    key = ("balances", f"request:{order.body.request}")
+    for asked, there in ((scene.opening(), False), ([scene.reserve(order)], True), ([scene.complete(order)], False)):
+        book.commit(asked, scene.now_ms)
+        book.catch_up()
+        assert (key in rows_of(tmp_path)) is there
+    assert [name for view, name in rows_of(tmp_path) if name.startswith("stream:request:")] == []
+    book.close()
+
+
+@pytest.mark.parametrize("caught_up", [0, 1, 2, 3])
+def test_writer_that_was_killed_leaves_views_that_catch_up_exactly_once(scene, tmp_path: Path, caught_up: int) -> None:
+    """Whatever they were at: nothing counts twice, and a row that is gone is gone."""
+    book = scene.open(tmp_path)
+    order = scene.order()
+    batches = [scene.opening(), [scene.reserve(order)], [scene.complete(order)], [scene.reserve(scene.order(2))]]
+    for number, batch in enumerate(batches):
+        book.commit(batch, scene.now_ms)
+        if number < caught_up:
+            book.catch_up()
+    book._store.close()
+    book._views.close()
+    again = scene.open(tmp_path)
+    assert rows_of(tmp_path) == folded(again)
+    again.close()
+    assert verify(tmp_path, scene).problem is None
+
+
+def test_views_that_cannot_be_written_delay_no_commit_and_are_made_good_later(scene, tmp_path: Path, caplog) -> None:
+    book = scene.open(tmp_path)
+    scene.work(book, 1)
+    blocker = sqlite3.connect(tmp_path / "views.sqlite", isolation_level=None)
+    blocker.execute("ALTER TABLE view_rows RENAME TO elsewhere")
+    book.catch_up()
+    assert "the views lag behind the book" in caplog.text
+    scene.work(book, 1, start=5)
+    assert book.balance("alice", scene.now_ms).consumed == 16
+    blocker.execute("ALTER TABLE elsewhere RENAME TO view_rows")
+    blocker.close()
+    book.catch_up()
+    assert rows_of(tmp_path) == folded(book)
+    book.close()

@@ -52,7 +52,7 @@ async def test_what_was_said_before_we_asked_is_earlier_than_our_start_however_s
     def answer(message: Message) -> None:
         told = {
             "network": "sawyer-net/3f9a1c22", "ledger_vkey": "sawyer-net/3f9a1c22+00000000+" + "A" * 44, "mode": "test",
-            "operator": "O" + "A" * 55, "models": [], "size": 1, "checkpoint": "x",
+            "operator": "O" + "A" * 55, "successors": [], "models": [], "size": 1, "checkpoint": "x",
             "now_ms": TOLD_MS + int(ANSWERED_AFTER_S * 1000),
         }  # fmt: skip
         seconds.now = asked_s + TRIP_S

@@ -15,8 +15,9 @@ from sawyer.identity.keys import load, load_or_create
 from sawyer.ids import HostId, NetworkId, NodeId
 from sawyer.node.registration import NodeIdentity, refused_file, register
 from sawyer.schemas import subjects
+from sawyer.schemas.base import encode_canonical
 from sawyer.schemas.events import Decided, NodeRegistered
-from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerReply, MembersReply
+from sawyer.schemas.messages import EntryRef, LedgerCommand, LedgerReply, MembersReply
 
 NETWORK = NetworkId("sawyer-net/3f9a1c22")
 ENTRY = EntryRef(seq=7, leaf="ab" * 32, kind="node.registered.v1", ts_ms=1, decided=Decided())
@@ -45,11 +46,11 @@ class Book:
         self.key_was_kept.append(self.file.exists())
         command = LedgerCommand.model_validate_json(message.data)
         if self.records_though_refused:
-            self.members.append(NodeRegistered.model_validate(command.body))
+            self.members.append(NodeRegistered.parse(encode_canonical(command.body)))
         if self.refusal is not None:
-            return LedgerReply(error=ErrorBody.of(self.refusal)).canonical()
-        self.recorded.append(NodeRegistered.model_validate(command.body))
-        return LedgerReply(entry=ENTRY).canonical()
+            return LedgerReply.refused(self.refusal).canonical()
+        self.recorded.append(NodeRegistered.parse(encode_canonical(command.body)))
+        return LedgerReply(entry=ENTRY, repeated=False).canonical()
 
     def _reply(self, message: Message, data: bytes) -> None:
         self.tasks.add(asyncio.create_task(self.bus.publish(message.reply, data)))
@@ -133,7 +134,9 @@ async def test_key_that_was_refused_is_tried_again_and_kept_when_it_is_known(
     assert again.key.id != first.key.id, "the first was never kept"
     book.refusal = None
     book.members = [
-        NodeRegistered(network=NETWORK, node="node-a", host="bob", key=again.key.id, device="x", memory_mb=1)
+        NodeRegistered(
+            network=NETWORK, node="node-a", host="bob", key=again.key.id, device="x", memory_mb=1, promised_us=0
+        )
     ]
     await register(bus, NETWORK, again, "CPU")
     assert files(file) == [file]
@@ -168,3 +171,25 @@ async def test_key_that_another_process_made_meanwhile_is_not_overwritten(
         await register(bus, NETWORK, me, "CPU")
     assert load(file).id == other.id
     assert book.recorded == []
+
+
+@pytest.mark.parametrize(("promised_us", "recorded"), [(None, 0), (0, 0), (2500, 2500)])
+async def test_promise_is_recorded_with_the_node(
+    bus: MemoryBus, book: Book, file: Path, promised_us: int | None, recorded: int
+) -> None:
+    me = NodeIdentity.open(NodeId("node-a"), HostId("bob"), file, promised_us=promised_us)
+    assert (await register(bus, NETWORK, me, "CPU")).promised_us == recorded
+
+
+async def test_promise_cannot_be_changed_later(bus: MemoryBus, book: Book, file: Path) -> None:
+    def promising(promised_us: int | None) -> NodeIdentity:
+        return NodeIdentity.open(NodeId("node-a"), HostId("bob"), file, promised_us=promised_us)
+
+    book.members = [await register(bus, NETWORK, promising(2500), "CPU")]
+    assert await register(bus, NETWORK, promising(None), "CPU") == book.members[0]
+    assert await register(bus, NETWORK, promising(2500), "CPU") == book.members[0]
+    with pytest.raises(UsageError, match=r"with the promise of 2\.5 ms, and that cannot be changed"):
+        await register(bus, NETWORK, promising(3000), "CPU")
+    book.members = [book.members[0].changed(promised_us=0)]
+    with pytest.raises(UsageError, match="with no promise"):
+        await register(bus, NETWORK, promising(2500), "CPU")

@@ -80,7 +80,13 @@ def heartbeat(node: str, first: Iterable[int] = (), replica: Iterable[int] = (),
 
 def registered(node: str, key: str) -> NodeRegistered:
     return NodeRegistered(
-        network="sawyer-net/3f9a1c22", node=node, host=f"host-of-{node}", key=key, device="test", memory_mb=1
+        network="sawyer-net/3f9a1c22",
+        node=node,
+        host=f"host-of-{node}",
+        key=key,
+        device="test",
+        memory_mb=1,
+        promised_us=0,
     )
 
 

@@ -22,7 +22,7 @@ from sawyer.errors import (
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.router.admission import HOLD_MS, MAX_CHARS_A_TOKEN, admit, check_order
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.events import REQUEST_KIND, InferenceRequested, PricingPublished
 from sawyer.schemas.messages import GenerateParams, InferRequest, NetworkReply
 
@@ -48,17 +48,17 @@ TOKENIZER: Any = Letters()
 
 
 @pytest.fixture
-def network(event_examples: dict[str, Strict]) -> NetworkReply:
+def network(event_examples: dict[str, Fact]) -> NetworkReply:
     founded: Any = event_examples["network.founded.v1"]
     return NetworkReply(
-        network=NETWORK, ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
-        models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"], size=5,
-        checkpoint="a signed note", now_ms=1,
+        network=NETWORK, ledger_vkey=founded.ledger_vkey, operator=founded.operator, successors=(),
+        mode="test", models=(event_examples["model.published.v1"],), pricing=event_examples["pricing.published.v1"],
+        size=5, checkpoint="a signed note", now_ms=1,
     )  # fmt: skip
 
 
 @pytest.fixture
-def build(keys: dict[str, Key], event_examples: dict[str, Strict]) -> Build:
+def build(keys: dict[str, Key], event_examples: dict[str, Fact]) -> Build:
     """A whole request of alice; `params`, and any field of the order, may differ from the good one."""
     sheet = event_examples["pricing.published.v1"]
     assert isinstance(sheet, PricingPublished)
@@ -68,7 +68,7 @@ def build(keys: dict[str, Key], event_examples: dict[str, Strict]) -> Build:
             network=NETWORK, request=REQUEST, account="alice", model=MODEL, content=params.commitment(SALT),
             max_tokens=params.max_tokens, token_ceiling=1000, price_sheet=sheet_hash(sheet), issued_ms=NOW_MS,
             expires_ms=NOW_MS + 60_000,
-        ).model_copy(update=changes)  # fmt: skip
+        ).changed(**changes)  # fmt: skip
         return InferRequest(order=sign(body, REQUEST_KIND, by, keys[key]), params=params, salt=SALT)
 
     return make
@@ -121,7 +121,7 @@ def test_other_salt_is_refused(build: Build, network: NetworkReply) -> None:
 def test_order_that_was_altered_after_signing_is_refused(build: Build, network: NetworkReply, field: str) -> None:
     good = build()
     value: object = "1f" * 16 if field == "request" else 7
-    order = good.order.model_copy(update={"body": good.order.body.model_copy(update={field: value})})
+    order = good.order.changed(body=good.order.body.changed(**{field: value}))
     with pytest.raises(BadSignature):
         check_order(good.model_copy(update={"order": order}), network, MODEL, NOW_MS)
 
@@ -130,8 +130,8 @@ def test_signature_by_a_key_other_than_the_one_it_names_is_refused(
     build: Build, network: NetworkReply, keys: dict[str, Key]
 ) -> None:
     forged = build(key="mallory")
-    claim = forged.order.signature.model_copy(update={"key_id": keys["alice"].id})
-    order = forged.order.model_copy(update={"signature": claim})
+    claim = forged.order.signature.changed(key_id=keys["alice"].id)
+    order = forged.order.changed(signature=claim)
     with pytest.raises(BadSignature):
         check_order(forged.model_copy(update={"order": order}), network, MODEL, NOW_MS)
 

@@ -19,7 +19,7 @@ from sawyer.ids import ModelId, NodeId
 from sawyer.router import directory as module
 from sawyer.router.directory import Directory
 from sawyer.schemas import subjects
-from sawyer.schemas.base import Strict
+from sawyer.schemas.base import Fact
 from sawyer.schemas.messages import HEARTBEAT_KIND, ErrorBody, Heartbeat, MembersReply, NetworkReply, QueryError
 
 MODEL, MANIFEST = ModelId("austen"), "ab" * 32
@@ -47,11 +47,11 @@ class Office:
 
 
 @pytest.fixture
-def replies(keys: dict[str, Key], event_examples: dict[str, Strict], tools: Any) -> tuple[NetworkReply, MembersReply]:
+def replies(keys: dict[str, Key], event_examples: dict[str, Fact], tools: Any) -> tuple[NetworkReply, MembersReply]:
     founded: Any = event_examples["network.founded.v1"]
     network = NetworkReply(
-        network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, mode="test",
-        models=(event_examples["model.published.v1"],), size=5, checkpoint="a signed note", now_ms=1,
+        network="sawyer-net/3f9a1c22", ledger_vkey=founded.ledger_vkey, operator=founded.operator, successors=(),
+        mode="test", models=(event_examples["model.published.v1"],), size=5, checkpoint="a signed note", now_ms=1,
     )  # fmt: skip
     nodes = tuple(tools.registered(node, keys[node].id) for node in ("node-a", "node-b"))
     return network, MembersReply(nodes=nodes, routers=(), seq=5)
@@ -131,8 +131,8 @@ async def test_beat_that_is_not_a_members_own_is_ignored(
             await office.beat(beat, keys["mallory"])
         case "claimed key":
             forged = sign(beat, HEARTBEAT_KIND, "node-a", keys["mallory"])
-            claim = forged.signature.model_copy(update={"key_id": keys["node-a"].id})
-            await office.bus.publish(subject, forged.model_copy(update={"signature": claim}).canonical())
+            claim = forged.signature.changed(key_id=keys["node-a"].id)
+            await office.bus.publish(subject, forged.changed(signature=claim).canonical())
         case "other subject":
             await office.beat(beat, keys["node-a"], subject=subjects.heartbeat(NodeId("node-b")))
         case "other network":
@@ -140,7 +140,7 @@ async def test_beat_that_is_not_a_members_own_is_ignored(
         case "other kind":
             await office.beat(beat, keys["node-a"], kind="work.receipted.v1")
         case "changed body":
-            changed = honest.model_copy(update={"body": beat.model_copy(update={"beat": 50})})
+            changed = honest.changed(body=beat.model_copy(update={"beat": 50}))
             await office.bus.publish(subject, changed.canonical())
         case "not canonical":
             await office.bus.publish(subject, b" " + honest.canonical())
@@ -233,9 +233,7 @@ async def test_directory_without_a_bookkeeper_says_so() -> None:
         await Directory(MemoryBus(MemoryNetwork()), MODEL, MANIFEST).start()
 
 
-async def test_refresh_takes_new_prices(
-    office: Office, directory: Directory, event_examples: dict[str, Strict]
-) -> None:
+async def test_refresh_takes_new_prices(office: Office, directory: Directory, event_examples: dict[str, Fact]) -> None:
     assert directory.network is not None
     assert directory.network.pricing is None
     sheet = event_examples["pricing.published.v1"]

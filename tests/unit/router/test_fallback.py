@@ -258,6 +258,9 @@ async def test_late_answer_of_which_a_part_was_replaced_is_asked_for_the_rest_ag
     assert world.rows_of() == {"node-b": 2, "node-a": 3}
     assert world.scope.meter.finish("node-a").used == ((2, 2),)
     assert sum(call.rows for call in calls) == 5
+    times = world.scope.meter.times["node-a"]
+    assert times._calls == 2, "the answer that was dropped took its time, too"
+    assert times.p95_us() == max(times._kept)
 
 
 async def test_replica_that_is_at_work_is_not_doubled_when_the_late_node_refuses(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.merkle import leaf_hash, tree_root
-from sawyer.router.metering import Meter, runs
-from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, NodeRows, WorkReceipted
+from sawyer.router.metering import CALLS_TIMED, CallTimes, Meter, runs
+from sawyer.schemas.events import NO_HASH, RECEIPT_KIND, NodeLatency, NodeRows, WorkReceipted
 from sawyer.schemas.messages import Finish
 from sawyer.schemas.signed import Signed
 
@@ -45,7 +45,7 @@ def receipt(keys: dict[str, Key]) -> Receipt:
             network="sawyer-net/3f9a1c22", node=NODE, request=REQUEST, model=MODEL, manifest=MANIFEST, rows=9, blocks=4,
             experts=((0, 0, 9),), root=tree_root(list(LEAVES)).hex(), counter=1, previous=NO_HASH,
         )  # fmt: skip
-        return sign(made.model_copy(update=changes), RECEIPT_KIND, NODE, keys[by])
+        return sign(made.changed(**changes), RECEIPT_KIND, NODE, keys[by])
 
     return make
 
@@ -111,9 +111,9 @@ def test_receipt_that_claims_the_right_key_without_its_signature_is_refused(
     meter: Meter, receipt: Receipt, keys: dict[str, Key]
 ) -> None:
     forged = receipt(by="mallory")
-    claim = forged.signature.model_copy(update={"key_id": keys["node-a"].id})
+    claim = forged.signature.changed(key_id=keys["node-a"].id)
     with pytest.raises(BadSignature):
-        meter.check(forged.model_copy(update={"signature": claim}), NODE, keys["node-a"].id, MANIFEST)
+        meter.check(forged.changed(signature=claim), NODE, keys["node-a"].id, MANIFEST)
 
 
 def test_signature_over_another_kind_of_statement_is_refused(
@@ -129,3 +129,42 @@ def test_unreceipted_lists_the_rows_of_every_node_without_a_receipt(meter: Meter
     assert meter.unreceipted([]) == both
     assert meter.unreceipted([NODE]) == both[1:]
     assert meter.unreceipted([NODE, NodeId("node-b")]) == ()
+
+
+# --- how long calls took ----------------------------------------------------------------------------------------------
+
+
+def timed(*took_us: int) -> CallTimes:
+    made = CallTimes()
+    for each in took_us:
+        made.add(each)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("took_us", "p95_us"),
+    [((7,), 7), (range(1, 21), 19), (range(1, 101), 95), (range(100, 0, -1), 95), ((1, 9), 9), ((0,), 1)],
+)
+def test_p95_is_the_nearest_rank_and_at_least_a_microsecond(took_us: Iterable[int], p95_us: int) -> None:
+    assert timed(*took_us).p95_us() == p95_us
+
+
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=200))
+def test_p95_is_a_time_that_95_percent_of_the_calls_did_not_exceed_and_no_smaller_one_is(took_us: list[int]) -> None:
+    p95_us = timed(*took_us).p95_us()
+    assert sum(each <= p95_us for each in took_us) * 100 >= 95 * len(took_us)
+    assert sum(each < p95_us for each in took_us) * 100 < 95 * len(took_us)
+
+
+def test_times_of_a_long_request_are_kept_evenly_spaced_in_bounded_memory() -> None:
+    many = timed(*range(1, 5 * CALLS_TIMED + 1))
+    assert len(many._kept) <= CALLS_TIMED
+    assert abs(many.p95_us() - 0.95 * 5 * CALLS_TIMED) < 0.001 * 5 * CALLS_TIMED
+
+
+def test_latencies_are_told_for_the_nodes_that_are_asked_about_in_their_order(meter: Meter) -> None:
+    other = NodeId("node-b")
+    for node, took_us in ((other, 30), (NODE, 10), (NODE, 20)):
+        meter.timed(node, took_us)
+    assert meter.latencies([NODE, other]) == (NodeLatency(node=NODE, p95_us=20), NodeLatency(node=other, p95_us=30))
+    assert meter.latencies([]) == ()

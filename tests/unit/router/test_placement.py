@@ -164,10 +164,10 @@ def test_node_with_other_weights_serves_nothing(placement: Placement, tools: Any
     assert choose(placement, 0) == B
 
 
-def test_member_that_is_known_keeps_what_was_measured(placement: Placement, tools: Any) -> None:
+def test_member_that_is_known_keeps_what_was_measured_and_takes_its_new_key(placement: Placement, tools: Any) -> None:
     placement.nodes[A].failed(START_S, gone=True)
     placement.member(tools.registered(A, "U" + "B" * 55))
-    assert (placement.nodes[A].gone, placement.nodes[A].key) == (True, "U" + "A" * 55)
+    assert (placement.nodes[A].gone, placement.nodes[A].key) == (True, "U" + "B" * 55)
 
 
 def test_missing_names_every_pair_that_no_live_node_serves(placement: Placement, tools: Any) -> None:

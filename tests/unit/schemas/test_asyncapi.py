@@ -21,12 +21,12 @@ from sawyer.ids import RequestId
 from sawyer.schemas import asyncapi, events, generate, messages, shapes, subjects, tensors
 from sawyer.schemas.base import Strict
 from sawyer.schemas.exchanges import EXCHANGES, ROLES, VERBS, Command
-from sawyer.schemas.messages import Accepted, ErrorBody, InferMessage, LedgerReply
+from sawyer.schemas.messages import Accepted, InferMessage, LedgerReply
 from sawyer.schemas.signed import Signed
 
 OFFICIAL = Path(__file__).resolve().parents[2] / "vendored" / "asyncapi" / "asyncapi-3.0.0.json"
 ON_DISK = generate.FOLDER.with_name(generate.ASYNCAPI)
-NOT_SENT = {events.ReservationExpired}
+NOT_SENT = {events.ReservationExpired, events.TokensExpired, events.SnapshotTaken}
 """The ledger's own word: nobody asks for it."""
 UNKNOWN_TO_DRAFT_7 = {"prefixItems", "$defs", "discriminator", "default", "title"}
 
@@ -167,6 +167,7 @@ def test_every_signed_statement_says_what_its_signature_covers(document: dict[st
     schemas = document["components"]["schemas"]
     signed = {name: schema.get("x-statement", "") for name, schema in schemas.items() if name.startswith("Signed")}
     assert signed == {
+        "SignedKeyAdded": "application/vnd.sawyer.key.added.v1+json",
         "SignedHeartbeat": "application/vnd.sawyer.node.beat.v1+json",
         "SignedInferenceRequested": "application/vnd.sawyer.inference.requested.v1+json",
         "SignedWorkReceipted": "application/vnd.sawyer.work.receipted.v1+json",
@@ -183,7 +184,7 @@ def test_schemas_say_nothing_that_draft_7_does_not_know(document: dict[str, Any]
 MESSAGE = InferMessage(e=Accepted(n=0, router="router-1", input_tokens=3, held_tokens=9))
 TRACE = InferMessage(e=messages.Trace(n=1, step=0, layer=1, calls=()))
 FINISH = messages.Finish(request="0f" * 16, model="austen", used=((1, 4), (6, 6)))
-REFUSED = LedgerReply(error=ErrorBody.of(Busy("full")))
+REFUSED = LedgerReply.refused(Busy("full"))
 
 
 @pytest.mark.parametrize("message", [MESSAGE, TRACE, FINISH, REFUSED], ids=lambda each: type(each).__name__)

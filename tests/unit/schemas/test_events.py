@@ -9,27 +9,27 @@ from pydantic import TypeAdapter
 
 from sawyer.errors import NotCanonical
 from sawyer.schemas import events
-from sawyer.schemas.base import Strict, encode_canonical
+from sawyer.schemas.base import Fact, encode_canonical
 from sawyer.schemas.signed import Kind
 
 KINDS = sorted(events.KIND_OF.values())
 
 
-def test_there_is_one_example_of_every_kind(event_examples: dict[str, Strict]) -> None:
+def test_there_is_one_example_of_every_kind(event_examples: dict[str, Fact]) -> None:
     assert sorted(event_examples) == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_round_trips(kind: str, event_examples: dict[str, Strict]) -> None:
+def test_every_kind_round_trips(kind: str, event_examples: dict[str, Fact]) -> None:
     body = event_examples[kind]
     assert type(body).parse(body.canonical()) == body
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_names_its_network_so_that_a_signature_stays_in_its_book(
-    kind: str, event_examples: dict[str, Strict]
+    kind: str, event_examples: dict[str, Fact]
 ) -> None:
-    assert event_examples[kind].model_dump()["network"] == "sawyer-net/3f9a1c22"
+    assert event_examples[kind].plain()["network"] == "sawyer-net/3f9a1c22"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,7 +38,7 @@ def test_every_kind_is_a_kind_that_a_signature_can_carry(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_kind_accepts_the_body_of_another(kind: str, event_examples: dict[str, Strict]) -> None:
+def test_no_kind_accepts_the_body_of_another(kind: str, event_examples: dict[str, Fact]) -> None:
     readers = {name: type(body) for name, body in event_examples.items()}
     raw = event_examples[kind].canonical()
     accepted = set()
@@ -52,13 +52,13 @@ def test_no_kind_accepts_the_body_of_another(kind: str, event_examples: dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_refuses_an_unknown_field_and_a_missing_one(kind: str, event_examples: dict[str, Strict]) -> None:
+def test_every_kind_refuses_an_unknown_field_and_a_missing_one(kind: str, event_examples: dict[str, Fact]) -> None:
     body = event_examples[kind]
-    fields = body.model_dump(mode="json")
+    fields = body.plain()
     with pytest.raises(NotCanonical, match="surprise"):
         type(body).parse(encode_canonical({**fields, "surprise": 1}))
     for name in fields:
-        with pytest.raises(NotCanonical, match=rf"{name}: Field required"):
+        with pytest.raises(NotCanonical, match=rf"missing required field `{name}`"):
             type(body).parse(encode_canonical({key: value for key, value in fields.items() if key != name}))
 
 
@@ -74,7 +74,14 @@ def test_every_kind_refuses_an_unknown_field_and_a_missing_one(kind: str, event_
         ("network.founded.v1", "mode", "LIVE"),
         ("network.founded.v1", "operator", "X" * 56),
         ("network.founded.v1", "ledger_vkey", "sawyer-net/3f9a1c22+0a1b2c3d+" + "A" * 43 + "="),
-        ("key.added.v1", "role", "operator"),
+        ("key.added.v1", "role", "node"),
+        ("key.rotated.v1", "role", "router"),
+        ("key.revoked.v1", "since_ms", -1),
+        ("tokens.expired.v1", "tokens", 0),
+        ("tokens.granted.v1", "tier", "Gold"),
+        ("tokens.granted.v1", "sealed", [{"subject": "alice", "nonce": "ab", "box": ""}]),
+        ("inference.completed.v1", "latencies", [{"node": "node-a", "p95_us": 0}]),
+        ("snapshot.taken.v1", "digest", "AB" * 32),
         ("model.published.v1", "expert_parameters", -1),
         ("pricing.published.v1", "prices", []),
         ("node.registered.v1", "host", "bob.smith"),
@@ -90,19 +97,19 @@ def test_every_kind_refuses_an_unknown_field_and_a_missing_one(kind: str, event_
     ],
 )
 def test_body_refuses_a_value_out_of_its_domain(
-    kind: str, field: str, value: object, event_examples: dict[str, Strict]
+    kind: str, field: str, value: object, event_examples: dict[str, Fact]
 ) -> None:
     body = event_examples[kind]
-    assert field in body.model_dump()
+    assert field in body.plain()
     with pytest.raises(NotCanonical, match=re.escape(field)):
-        type(body).parse(encode_canonical({**body.model_dump(mode="json"), field: value}))
+        type(body).parse(encode_canonical({**body.plain(), field: value}))
 
 
-def test_more_receipts_than_the_limit_are_refused(event_examples: dict[str, Strict]) -> None:
+def test_more_receipts_than_the_limit_are_refused(event_examples: dict[str, Fact]) -> None:
     body = event_examples["inference.completed.v1"]
-    fields = body.model_dump(mode="json")
+    fields = body.plain()
     fields["receipts"] = fields["receipts"] * (events.MAX_RECEIPTS + 1)
-    with pytest.raises(NotCanonical, match="at most 1024"):
+    with pytest.raises(NotCanonical, match="length <= 1024"):
         type(body).parse(encode_canonical(fields))
 
 
@@ -113,8 +120,8 @@ def test_decided_holds_only_what_applies() -> None:
     assert events.Decided.parse(events.Decided(held=held).canonical()).held == held
 
 
-def test_entry_frame_keeps_a_body_of_an_unknown_kind_verbatim(event_examples: dict[str, Strict]) -> None:
-    attestations = [event_examples["tokens.reserved.v1"].model_dump(mode="json")["request"]["signature"]]
+def test_entry_frame_keeps_a_body_of_an_unknown_kind_verbatim(event_examples: dict[str, Fact]) -> None:
+    attestations = [event_examples["tokens.reserved.v1"].plain()["request"]["signature"]]
     entry = {
         "v": 1, "log": "sawyer-net/3f9a1c22", "seq": 7, "prev": "ab" * 32, "ts_ms": 1, "kind": "weather.observed.v9",
         "stream": "weather:today", "version": 1, "idem": "weather:1", "body": {"b": ["x", {"y": 2}], "a": True},

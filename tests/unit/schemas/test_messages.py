@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sawyer.errors import Busy, NotCanonical, RequestConflict, SawyerError
 from sawyer.schemas import messages
-from sawyer.schemas.base import Strict, encode_canonical
+from sawyer.schemas.base import Fact, Strict, encode_canonical
 from sawyer.schemas.messages import ErrorBody, GenerateParams, InferMessage
 
 SALT = "5a" * 32
@@ -127,8 +127,12 @@ def test_error_details_of_any_text_survive_the_wire(details: dict[str, str]) -> 
 
 def test_every_published_message_is_strict_and_immutable() -> None:
     for message in messages.MESSAGES:
-        assert issubclass(message, Strict)
-        assert message.model_config == Strict.model_config
+        assert issubclass(message, Strict | Fact)
+        if issubclass(message, Strict):
+            assert message.model_config == Strict.model_config
+        else:
+            assert message.__struct_config__.frozen
+            assert message.__struct_config__.forbid_unknown_fields
     assert len(set(messages.MESSAGES)) == len(messages.MESSAGES)
 
 

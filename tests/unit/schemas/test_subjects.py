@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.errors import UsageError
-from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.ids import ModelId, NetworkId, NodeId, RequestId
 from sawyer.schemas import subjects
 
 NODE, MODEL, REQUEST = NodeId("node-a"), ModelId("austen"), RequestId("0f" * 16)
+NETWORK = NetworkId("sawyer-net/3f9a1c00")
 
 BUILT = {
     "expert": subjects.expert(NODE, MODEL, 3, 7),
@@ -25,6 +26,7 @@ BUILT = {
     "echo": subjects.echo(MODEL),
     "cancel": subjects.cancel(REQUEST),
     "ledger": subjects.ledger("append"),
+    "ledger_copy": subjects.ledger_copy(NETWORK, "entry"),
     "query": subjects.query("balance"),
 }
 WILDCARDS = {
@@ -32,6 +34,7 @@ WILDCARDS = {
     "all_heartbeats": (subjects.all_heartbeats(), "heartbeat"),
     "all_cancels": (subjects.all_cancels(), "cancel"),
     "all_ledger": (subjects.all_ledger(), "ledger"),
+    "all_ledger_copies": (subjects.all_ledger_copies(NETWORK), "ledger_copy"),
 }
 TAKES_A_NAME: list[Callable[[str], str]] = [
     lambda text: subjects.expert(NodeId(text), MODEL, 0, 0),
@@ -50,7 +53,7 @@ TAKES_A_NAME: list[Callable[[str], str]] = [
 
 def test_every_builder_is_checked_here() -> None:
     found = {name for name, value in vars(subjects).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert found - {"is_slug", "discovery"} == set(BUILT) | set(WILDCARDS)
+    assert found - {"is_slug", "discovery", "network_token", "network_of"} == set(BUILT) | set(WILDCARDS)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,19 @@ def test_builder_keeps_any_accepted_name_in_one_token(text: str, build: Callable
         return
     assert text in subject.split(".")
     assert re.fullmatch(r"[a-z0-9_.>-]+", subject)
+
+
+@given(st.from_regex(r"\A[a-z0-9][a-z0-9.-]{0,20}/[a-z0-9-]{1,20}\Z"))
+def test_network_is_one_token_and_read_back_from_it(network: str) -> None:
+    token = subjects.network_token(NetworkId(network))
+    assert re.fullmatch("[a-z0-9_-]+", token)
+    assert subjects.network_of(token) == network
+
+
+@pytest.mark.parametrize("network", ["a/" + "b" * 62, "A/b", "a/b c", "a/*", "a/>"])
+def test_network_that_is_no_token_is_refused(network: str) -> None:
+    with pytest.raises(UsageError, match="cannot stand in a subject"):
+        subjects.ledger_copy(NetworkId(network), "entry")
 
 
 def _covers(wildcard: str, subject: str) -> bool:

@@ -1,0 +1,72 @@
+"""Verified commands -> one transaction for all that wait, then all their answers. Owns the one writer's queue and
+turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sawyer.clock import Clock
+from sawyer.errors import SawyerError, UnreachableError
+from sawyer.ledger.book import Book
+from sawyer.ledger.commands import VerifiedCommand
+from sawyer.schemas.messages import LedgerReply
+
+QUEUE_LIMIT: Final = 1024
+BATCH_LIMIT: Final = 256
+Answer = Callable[[LedgerReply], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    command: VerifiedCommand
+    answer: Answer
+
+
+class GroupCommit:
+    """Run it with `await run()`, which raises what made the book unusable, and is ended by cancelling it."""
+
+    def __init__(self, book: Book, clock: Clock, committed: Callable[[], None] = lambda: None) -> None:
+        """`committed` is called after each commit that was answered."""
+        self._book = book
+        self._clock = clock
+        self._committed = committed
+        self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_LIMIT)
+
+    async def put(self, command: VerifiedCommand, answer: Answer) -> None:
+        """Have it committed; `answer` is awaited with the reply once that is durable. Waits while the queue is full."""
+        await self._waiting.put(_Waiting(command, answer))
+
+    async def run(self) -> None:
+        """Commit for ever, as much at once as waits."""
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < BATCH_LIMIT and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            try:
+                await self._commit(batch)
+            finally:
+                for _ in batch:
+                    self._waiting.task_done()
+
+    async def settled(self) -> None:
+        """Returns when all that was put is answered."""
+        await self._waiting.join()
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        commands = [each.command for each in batch]
+        try:
+            replies = await asyncio.to_thread(self._book.commit, commands, self._clock.now_ms())
+        except SawyerError as error:
+            unknown = UnreachableError(
+                f"the book could not be written: {error.message}",
+                hint="It is not known whether this was recorded. Send it again: the same command is recorded once.",
+            )
+            for each in batch:
+                await each.answer(LedgerReply.refused(unknown))
+            raise
+        for each, reply in zip(batch, replies, strict=True):
+            await each.answer(reply)
+        self._committed()
