@@ -1,0 +1,77 @@
+"""What Ed25519 verification alone costs of the very signatures that are measured elsewhere: on one core, and on
+several.
+
+Keys decoded, messages put together beforehand: nothing is left but libsodium's own work and Python's call to it.
+"""
+
+from __future__ import annotations
+
+import base64
+import multiprocessing
+import time
+from collections.abc import Iterable, Sequence
+from multiprocessing.connection import Connection
+from typing import Final
+
+from sawyer.errors import VerificationError
+from sawyer.identity.keys import public_bytes, verify
+from sawyer.ledger.commands import Claim
+from sawyer.schemas.signed import pre_image
+
+Prepared = tuple[bytes, bytes, bytes]
+"""(public key, message, signature)."""
+READY: Final = b"ready"
+
+
+def prepared(claims: Iterable[Claim]) -> list[Prepared]:
+    """These signatures, ready for verifying."""
+    return [
+        (
+            public_bytes(claim.signature.key_id),
+            pre_image(claim.kind, claim.statement),
+            base64.b64decode(claim.signature.sig),
+        )
+        for claim in claims
+    ]
+
+
+def verify_s(signatures: Sequence[Prepared], processes: int) -> float:
+    """Seconds that it takes to verify all of these, divided among so many processes (1: this one). Raises
+    VerificationError if one does not hold."""
+    if processes == 1:
+        return _timed(signatures)
+    context = multiprocessing.get_context("spawn")
+    shares = [signatures[number::processes] for number in range(processes)]
+    pipes = [context.Pipe() for _ in shares]
+    workers = [context.Process(target=_work, args=(theirs,), daemon=True) for _, theirs in pipes]
+    for worker in workers:
+        worker.start()
+    for (ours, _), share in zip(pipes, shares, strict=True):
+        ours.send(share)
+    for ours, _ in pipes:
+        ours.recv_bytes()
+    started = time.perf_counter()
+    for ours, _ in pipes:
+        ours.send_bytes(READY)
+    for ours, _ in pipes:
+        ours.recv()
+    took = time.perf_counter() - started
+    for worker in workers:
+        worker.join()
+    return took
+
+
+def _work(pipe: Connection) -> None:
+    share = pipe.recv()
+    pipe.send_bytes(READY)
+    pipe.recv_bytes()
+    pipe.send(_timed(share))
+
+
+def _timed(signatures: Sequence[Prepared]) -> float:
+    started = time.perf_counter()
+    held = sum(verify(*each) for each in signatures)
+    took = time.perf_counter() - started
+    if held != len(signatures):
+        raise VerificationError(f"{len(signatures) - held} signatures of the benchmark's own book do not hold")
+    return took

@@ -1,0 +1,113 @@
+"""`sawyer bench ledger`: its options, and how a result looks. What is measured is in bench/ledger.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sawyer.cli.options import JsonOption
+from sawyer.cli.output import emit_json, heading, line, stderr, table
+from sawyer.settings import Settings
+
+if TYPE_CHECKING:
+    from sawyer.bench.ledger_result import LedgerResult
+    from sawyer.bench.timing import Spread
+
+ROUNDS = 5
+QUICK_ROUNDS = 2
+MAX_ROUNDS = 100
+
+
+def bench_ledger(
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            max=MAX_ROUNDS,
+            help="Interleaved rounds.",
+            show_default=f"{ROUNDS}; quick: {QUICK_ROUNDS}",
+        ),
+    ] = None,
+    entries: Annotated[
+        int,
+        typer.Option(
+            "--entries", min=0, metavar="N", help="Also write a book of N entries and time a writer's start on it."
+        ),
+    ] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Short books: seconds, and rougher.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the book: durable appends, appends with every signature verified, replay, each beside its yardstick."""
+    from sawyer.bench.ledger import CLIENTS, LedgerPlan, measure
+    from sawyer.bench.ledger_result import LedgerResult
+    from sawyer.bench.machine import this_machine
+
+    settings = Settings.load()
+    count = rounds or (QUICK_ROUNDS if quick else ROUNDS)
+    plan = LedgerPlan.fast(count, entries) if quick else LedgerPlan(count, start_entries=entries)
+    with _progress() as notice:
+        found = measure(plan, notice)
+    result = LedgerResult.of(found, this_machine(settings["loop"]), quick=quick, clients=CLIENTS)
+    if as_json:
+        emit_json(asdict(result))
+    else:
+        _show(result)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """On a terminal, one line on stderr that says what is measured now; otherwise nothing."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("preparing") as status:
+        yield status.update
+
+
+def _show(result: LedgerResult) -> None:
+    machine = result.machine
+    rounds = f"median of {result.rounds} rounds (lowest to highest)" if result.rounds > 1 else "one round"
+    line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python}")
+    line(f"SQLite, synchronous FULL, {result.clients} clients; {rounds}")
+    heading("Measured")
+    rows = [
+        ("durable appends a second", _spread(result.appends_per_second)),
+        ("load, mutate, save a second", _spread(result.plain_per_second)),
+        ("  appends over that", _spread(result.over_plain, 1)),
+        ("verified and appended a second", _spread(result.verified_per_second)),
+        (
+            f"  share of its signatures alone ({result.verified_signatures_a_command:g} a command)",
+            _spread(result.verified_share, 2),
+        ),
+    ]
+    for each in result.replays:
+        workers = "1 worker" if each.workers == 1 else f"{each.workers} workers"
+        rows += [
+            (f"replay, {workers}, entries a second", _spread(each.entries_per_second)),
+            (f"replay, {workers}, signatures a second", _spread(each.signatures_per_second)),
+            ("  signatures alone", _spread(each.pure_signatures_per_second)),
+            ("  share of these", _spread(each.share, 2)),
+        ]
+    if result.start is not None:
+        entries = f"{result.start.entries:,} entries"
+        rows += [
+            (f"start on {entries}, from its snapshot, s", f"{result.start.from_snapshot_s:.2f}"),
+            ("  from its first entry, s", f"{result.start.from_first_s:.2f}"),
+        ]
+    table(["", "median"], rows)
+    heading("Goals")
+    goals = [
+        [each.name, f"{each.got:,.4g}", f"{each.wanted:,.4g}", "met" if each.met else "missed"] for each in result.goals
+    ]
+    table(["goal", "got", "wanted", ""], goals, numeric=["got", "wanted"])
+
+
+def _spread(spread: Spread, digits: int = 0) -> str:
+    middle, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
+    return middle if spread.low == spread.high else f"{middle} ({low} to {high})"
