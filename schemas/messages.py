@@ -358,8 +358,8 @@ class AccountReply(Strict):
 
 
 class Successor(Strict):
-    """A later key of the operator or of the ledger: the signed statement that gave it its role, and the size of the
-    first checkpoint that covers it. That one is the last that the ledger's key before it signs."""
+    """A later key of operator or ledger, as it was `added`. The first checkpoint that covers it has size `covered`, and
+    is the last by the ledger's key before it."""
 
     added: Signed[KeyAdded]
     covered: Positive
@@ -367,9 +367,9 @@ class Successor(Strict):
 
 class NetworkReply(Strict):
     """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models. `checkpoint`
-    is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not hold it.
-    `ledger_vkey` and `operator` are those of the founding; `successors` those that replaced them, in order, each named
-    by the operator of its time. `now_ms` is the bookkeeper's clock."""
+    is the newest (a C2SP signed note): a book that is cut or forked below it will not hold it. `ledger_vkey`,
+    `operator` are the founding's, `successors` replaced them, each named by the operator of its time. `now_ms`: its
+    clock."""
 
     network: Network
     ledger_vkey: VerifierKey

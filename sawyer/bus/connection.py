@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -191,11 +191,10 @@ class NatsBus:
     ) -> bytes:
         if len(data) > MAX_PAYLOAD_BYTES:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task is not None else 0
         try:
             sent = self._sendable(data, headers)
-            reply = await self._client.request(subject, data, timeout=timeout_s, headers=sent)
+            with _keeping_cancels():
+                reply = await self._client.request(subject, data, timeout=timeout_s, headers=sent)
         except nats.errors.NoRespondersError as error:
             raise NobodyServes(f"nobody listens on {subject}") from error
         except (nats.errors.TimeoutError, TimeoutError) as error:
@@ -204,9 +203,6 @@ class NatsBus:
             raise _over_server_limit(data) from error
         except nats.errors.Error as error:
             raise ServerUnreachable(f"cannot ask {subject}: {error}") from error
-        finally:  # a cancel that came with the answer, or with its absence: wait_for swallows it before Python 3.12
-            if task is not None and task.cancelling() > cancels:
-                raise asyncio.CancelledError
         return reply.data
 
     def _sendable(self, data: bytes, headers: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -229,7 +225,8 @@ class NatsBus:
             raise ServerUnreachable("the NATS server does not answer: the connection is lost")
         try:
             for _ in range(2):  # nats-py writes a PING past what it still holds back; the second one comes after it
-                await self._client.flush(timeout=CONNECT_TIMEOUT_S)
+                with _keeping_cancels():
+                    await self._client.flush(timeout=CONNECT_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as error:
             raise ServerUnreachable(f"the NATS server does not answer: {error}") from error
 
@@ -284,6 +281,19 @@ class _Subscribed:
                     await self._subscription.drain()  # type: ignore[no-untyped-call]
         finally:
             self._client.forget(self._subscription)  # nats-py keeps what it could not drain, and hears on for it
+
+
+@contextlib.contextmanager
+def _keeping_cancels() -> Iterator[None]:
+    """A cancel that came with the answer, or with its absence, is raised: wait_for, which nats-py uses, swallows it
+    before Python 3.12."""
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError
 
 
 class _Client(ShortClient):

@@ -27,6 +27,7 @@ def home(demo_home: Path, tmp_path: Path) -> Path:
 def copy(sawyer, home: Path, tmp_path: Path) -> Path:
     """A backup of it."""
     file = tmp_path / "copies" / "book.sqlite"
+    file.parent.mkdir()
     done = sawyer("ledger", "backup", file, "--home", home)
     assert done.code == 0, done.err
     return file

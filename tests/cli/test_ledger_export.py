@@ -62,8 +62,17 @@ def test_export_never_takes_the_place_of_the_book(sawyer, demo_home, tmp_path):
     for target in (book, link, demo_home / "book.sqlite-wal"):
         done = sawyer("ledger", "export", "--format", "ndjson", "-o", target, "--home", demo_home)
         assert done.code == 2
-        assert "is the book itself" in done.err
+        assert "belongs to the home" in done.err
     assert book.read_bytes() == before
+
+
+def test_export_never_takes_the_place_of_the_copy_that_it_reads(sawyer, demo_home, tmp_path):
+    copy = tmp_path / "copy.ndjson"
+    assert sawyer("ledger", "export", "--format", "ndjson", "-o", copy, "--home", demo_home).code == 0
+    before = copy.read_bytes()
+    done = sawyer("ledger", "export", "--format", "hledger", "-o", copy, "--book", copy)
+    assert (done.code, copy.read_bytes()) == (2, before)
+    assert "is what this command reads" in done.err
 
 
 def test_book_that_does_not_follow_leaves_no_file(sawyer, demo_home, tmp_path):

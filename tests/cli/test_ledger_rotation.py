@@ -1,5 +1,5 @@
-"""After `sawyer keys rotate ledger`: who knows the new key takes the newest checkpoints, and nothing that the old one signs
-from then on; who does not is told how to get it."""
+"""After `sawyer keys rotate ledger`: who knows the new key takes the newest checkpoints, and nothing that the old one
+signs from then on; who does not is told how to get it."""
 
 from __future__ import annotations
 

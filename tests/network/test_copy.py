@@ -319,6 +319,10 @@ async def test_copy_of_another_book_is_replaced_only_when_told(
     assert await ground.copied() == ground.book()
 
 
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.sqlite")}
+
+
 async def test_follower_refuses_what_it_does_not_trust(ground: Ground, tmp_path: Path) -> None:
     ground.write(3)
     await ground.copy()
@@ -326,8 +330,23 @@ async def test_follower_refuses_what_it_does_not_trust(ground: Ground, tmp_path:
     follow = ("ledger", "follow", "--once", "--views", mine)
     code, _, err = await said_by(await ground.start(*follow, "--key", stranger))
     assert (code, "founding of a network by the key you trust" in err) == (3, True)
-    code, _, err = await said_by(await ground.start(*follow[:-1], ground.home.views))
-    assert (code, "the bookkeeper's own views" in err) == (2, True)
+    own, before = ground.home.path, everything(ground.home.path)
+    link = tmp_path / "link.sqlite"
+    link.hardlink_to(ground.home.book)
+    (tmp_path / "snapshot.bin").symlink_to(own / "snapshot.bin")
+    for views in (own / "views.sqlite", own / "book.sqlite", own / "views.sqlite-wal", link, tmp_path / "snapshot.bin"):
+        code, _, err = await said_by(await ground.start(*follow[:-1], views))
+        assert (code, "belongs to the home" in err) == (2, True), views
+    code, _, err = await said_by(await ground.start(*follow[:-1], tmp_path / "typo" / "mine.sqlite"))
+    assert (code, "there is no folder" in err, (tmp_path / "typo").exists()) == (2, True, False)
+    (tmp_path / "photos.sqlite").write_bytes(b"")
+    with contextlib.closing(sqlite3.connect(tmp_path / "photos.sqlite")) as connection:
+        connection.execute("CREATE TABLE photos (a)")
+    photos = (tmp_path / "photos.sqlite").read_bytes()
+    code, _, err = await said_by(await ground.start(*follow[:-1], tmp_path / "photos.sqlite"))
+    assert (code, "photos.sqlite holds no views" in err, "views.sqlite" in err) == (3, True, False)
+    assert (tmp_path / "photos.sqlite").read_bytes() == photos
+    assert everything(own) == before
     await ground.journal.destroy()
     code, _, err = await said_by(await ground.start(*follow))
     assert (code, "there is no stream" in err) == (4, True)

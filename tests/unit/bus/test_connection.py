@@ -270,6 +270,27 @@ async def test_messages_lost_to_a_full_buffer_are_counted(start: Callable[[], Lo
         assert bus.dropped == 1
 
 
+async def test_cancel_that_comes_with_the_answer_to_a_flush_is_not_lost(
+    start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(start().url) as bus:
+        asked = asyncio.Event()
+
+        async def swallow(*_: object, **__: object) -> None:
+            """As wait_for does before Python 3.12, where the answer is there already."""
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bus._client, "flush", swallow)
+            flushing = asyncio.create_task(bus.flush())
+            await asked.wait()
+            flushing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await flushing
+
+
 async def test_cancel_that_comes_with_the_word_that_nobody_listens_is_not_lost(
     start: Callable[[], LocalServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
