@@ -417,3 +417,11 @@ class EntryFrame(Strict):
     body: dict[str, object]
     decided: dict[str, object]
     attestations: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=4)]
+
+
+class Successor(Strict):
+    """A later key of the operator or of the ledger, as newcomers are told: the signed statement that gave it its role,
+    and the size of the first checkpoint that covers it. That one is the last that the ledger's key before it signs."""
+
+    added: Signed[KeyAdded]
+    covered: Positive

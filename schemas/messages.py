@@ -15,10 +15,10 @@ from sawyer.schemas.base import Count, Fact, Hex32, Network, Positive, PublicKey
 from sawyer.schemas.events import (
     Decided,
     InferenceRequested,
-    KeyAdded,
     ModelPublished,
     NodeRegistered,
     PricingPublished,
+    Successor,
     TierName,
     VerifierKey,
     WorkReceipted,
@@ -357,19 +357,11 @@ class AccountReply(Strict):
     buckets: Annotated[tuple[AccountBucket, ...], Field(max_length=MAX_BUCKETS_TOLD)]
 
 
-class Successor(Strict):
-    """A later key of operator or ledger, as it was `added`. The first checkpoint that covers it has size `covered`, and
-    is the last by the ledger's key before it."""
-
-    added: Signed[KeyAdded]
-    covered: Positive
-
-
 class NetworkReply(Strict):
     """What a newcomer needs to know: the network, the key its checkpoints verify with, prices and models. `checkpoint`
-    is the newest (a C2SP signed note): a book that is cut or forked below it will not hold it. `ledger_vkey`,
-    `operator` are the founding's, `successors` replaced them, each named by the operator of its time. `now_ms`: its
-    clock."""
+    is the newest signed checkpoint (a C2SP signed note): a book that is cut or forked below it will not hold it.
+    `ledger_vkey` and `operator` are those of the founding; `successors` those that replaced them, in order, each named
+    by the operator of its time. `now_ms` is the bookkeeper's clock."""
 
     network: Network
     ledger_vkey: VerifierKey

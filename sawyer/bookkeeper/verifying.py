@@ -1,8 +1,7 @@
 """Commands as they came -> verified commands, beside the writer. Owns where that runs, not what is checked.
 
 Ed25519 runs without Python's lock, but the few microseconds around each signature need it, and the writer holds it for
-milliseconds: threads wait for each other. Processes do not, and cost memory and a start: a busy bookkeeper has them
-(docs/performance.md has both, measured).
+milliseconds: threads wait for each other. Processes do not, and cost memory and a start: a busy bookkeeper has them.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Verifiers:
             raise SawyerError(
                 f"a process that verifies signatures ended: {error}",
                 hint="Nothing was recorded: send the command again. If it happens again, look for the killer in the "
-                "system's log (memory?), or set ledger.verifiers to 0.",
+                "system's log (memory?), or set ledger_verifiers to 0.",
             ) from error
         return [verdict or parse(raw) for raw, verdict in zip(commands, verdicts, strict=True)]
 

@@ -174,18 +174,17 @@ def book_of(home: Path | None, book: str | None) -> Source:
 
 
 def source_at(book: str, key: str | None = None) -> Source:
-    """The book at a place that was named: a file, a database, or with `nats://` the copy in JetStream, which takes NATS
-    to be installed. `key`: the ledger's, which says of which network. Raises UsageError."""
+    """The book at a place that was named: a file, a database, or with `nats://` the copy in JetStream, with the
+    credentials of the settings. `key`: the ledger's, which says of which network. Raises UsageError."""
     from sawyer.ledger.source import source_of
 
     if not book.startswith(_NATS_SCHEMES):
         return source_of(book)
     from sawyer.bookkeeper.journal_source import JetStreamSource
-    from sawyer.contexts import NatsTarget
     from sawyer.ids import NetworkId
 
     network = None if key is None else NetworkId(key.partition("+")[0])
-    return JetStreamSource(NatsTarget(url=book), network)
+    return JetStreamSource(Settings.load(nats=book).where_nats()[0], network)
 
 
 def _check_one(home: Path | None, book: str | None) -> None:

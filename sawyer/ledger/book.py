@@ -160,7 +160,8 @@ class Book:
             except BaseException:
                 self._loaded = None
                 raise
-            if self._state.tree.size - self._at.snapshot_size >= self._snapshot_entries:
+            wrote = any(reply.error is None and not reply.repeated for reply in replies)
+            if wrote and self._state.tree.size - self._at.snapshot_size >= self._snapshot_entries:
                 self._try_snapshot(now_ms)
             return replies
 

@@ -14,8 +14,7 @@ from sawyer.ledger.entry import decode_entry
 from sawyer.ledger.proof import BookTree, check_signatures
 from sawyer.ledger.witness import Cosigner, witness_name
 from sawyer.projections.fold import Entry
-from sawyer.schemas.events import KeyAdded, KeyRotated, NetworkFounded, NodeRegistered
-from sawyer.schemas.messages import Successor
+from sawyer.schemas.events import KeyAdded, KeyRotated, NetworkFounded, NodeRegistered, Successor
 from sawyer.schemas.signed import Signed
 
 OFFICES: Final = (OPERATOR_NAME, LEDGER_NAME)

@@ -174,8 +174,8 @@ def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)) as connection:
             connection.execute("BEGIN")
             yield connection
-    except sqlite3.Error as error:
-        if not is_damage(error):
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite's own message quotes what is damaged
+        if isinstance(error, sqlite3.Error) and not is_damage(error):
             raise SawyerError(f"cannot read {path}: {error}", hint=_HINT) from error
         raise VerificationError(
             f"{path} is damaged, or no database: {error}", hint="Compare it with another copy."

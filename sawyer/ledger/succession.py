@@ -23,8 +23,7 @@ from sawyer.ledger.commands import LEDGER_NAME, OPERATOR_NAME
 from sawyer.ledger.seek import covered_at
 from sawyer.ledger.store import Store
 from sawyer.projections.registry import Registry
-from sawyer.schemas.events import KIND_OF, KeyAdded
-from sawyer.schemas.messages import Successor
+from sawyer.schemas.events import KIND_OF, KeyAdded, Successor
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -145,8 +146,9 @@ def test_nothing_at_the_default_address_is_no_failure() -> None:
     ],
 )
 def test_server_alone_is_judged(doctor, tmp_path, monkeypatch, lines, name, words):
-    kept = [line for line in server._CONFIG.splitlines(keepends=True) if not lines or line.split()[0] not in lines]
-    monkeypatch.setattr(server, "_CONFIG", "".join(kept) + lines)
+    directive = re.match(r"\w*", lines).group() or "none"  # on one line, or a block
+    kept = re.sub(rf"(?ms)^{directive}(:[^\n]*| {{{{.*?^}}}})\n", "", server._CONFIG)
+    monkeypatch.setattr(server, "_CONFIG", kept + lines)
     with LocalServer.start(tmp_path / "nats") as local:
         done = doctor("--nats", local.url)
     assert done.code == 1

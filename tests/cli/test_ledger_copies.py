@@ -106,8 +106,9 @@ def test_book_cut_short_against_the_kept_checkpoint_is_refused_even_by_force(saw
     for more in ((), ("--force",)):
         done = sawyer("ledger", "restore", copy, "--home", home, *more)
         assert done.code == 3
-        assert "not put in place" in done.err
-        assert "checkpoint" in done.err
+        assert f"not put in place, {home / 'checkpoint.txt'} forbids it" in done.err
+        assert f"delete {home / 'checkpoint.txt'}" in done.err
+        assert "--force does not change this" in done.err
     assert everything(home) == before
 
 
@@ -122,9 +123,43 @@ def test_copy_that_ends_before_what_witnesses_cosigned_is_restored_by_force_only
     cut(copy, rows_to_a_checkpoint(copy))
     done = sawyer("ledger", "restore", copy, "--home", home)
     assert done.code == 3
-    assert "not put in place" in done.err
+    assert f"not put in place, {home / 'cosigned.txt'} forbids it" in done.err
+    assert "Only if there is none: --force." in done.err
     assert not (home / "book.sqlite").exists()
-    assert sawyer("ledger", "restore", copy, "--home", home, "--force").code == 0
+    done = sawyer("ledger", "restore", copy, "--home", home, "--force", "--json")
+    assert done.code == 0
+    assert done.json["former_cosigned"] == str(home / "cosigned.txt.former-1")
+    assert ((home / "cosigned.txt").exists(), (home / "cosigned.txt.former-1").read_bytes()) == (False, newest.state)
+
+
+def test_book_that_is_in_place_already_stays_as_it_is(sawyer, home: Path, copy: Path) -> None:
+    before = {path.name for path in home.iterdir()} | {"checkpoint.txt"}
+    books = (home / "book.sqlite").read_bytes(), (home / "views.sqlite").read_bytes()
+    for more in ((), ("--force",)):
+        done = sawyer("ledger", "restore", copy, "--home", home, *more)
+        assert done.code == 0, done.err
+        assert done.out.startswith("this book is in place already")
+    told = sawyer("ledger", "restore", copy, "--home", home, "--json").json
+    assert (told["already_there"], told["former"], told["former_cosigned"]) == (True, "", "")
+    assert ((home / "book.sqlite").read_bytes(), (home / "views.sqlite").read_bytes()) == books
+    assert {path.name for path in home.iterdir() if not path.name.endswith(("-wal", "-shm"))} == {
+        name for name in before if not name.endswith(("-wal", "-shm"))
+    }
+
+
+def test_checkpoint_that_cannot_be_read_is_named_when_a_book_is_restored(sawyer, home: Path, copy: Path) -> None:
+    (home / "cosigned.txt").write_text("x")
+    done = sawyer("ledger", "restore", copy, "--home", home)
+    assert done.code == 3
+    assert str(home / "cosigned.txt") in done.err
+
+
+@pytest.mark.parametrize(("target", "said"), [("", "is a folder"), ("typo/book.sqlite", "there is no folder")])
+def test_backup_without_a_place_for_its_file_says_so(
+    sawyer, home: Path, tmp_path: Path, target: str, said: str
+) -> None:
+    done = sawyer("ledger", "backup", tmp_path / target if target else "", "--home", home)
+    assert (done.code, said in done.err, (tmp_path / "typo").exists()) == (2, True, False)
 
 
 def test_shorter_copy_takes_the_place_of_a_longer_book_by_force_only_and_keeps_it(
@@ -183,6 +218,7 @@ def test_home_in_which_a_network_runs_is_left_alone(sawyer, home: Path, copy: Pa
 def test_book_that_a_bookkeeper_has_open_is_left_alone(sawyer, home: Path, copy: Path) -> None:
     """Also one that was started by itself, without the lock of `sawyer up`. (A process that closes a file loses its
     locks on it: the files are read before SQLite opens them and after.)"""
+    cut(home / "book.sqlite", rows_to_a_checkpoint(home / "book.sqlite"))
     before = everything(home)
     with closing(Store.sqlite(home / "book.sqlite")):
         done = sawyer("ledger", "restore", copy, "--home", home)
@@ -197,6 +233,11 @@ def test_book_moves_into_postgresql_once(sawyer, home: Path, copy: Path, postgre
     done = sawyer("ledger", "restore", copy, "--home", home)
     assert done.code == 0, done.err
     assert list(source_of(postgres_url).rows()) == list(source_of(str(copy)).rows())
+    done = sawyer("ledger", "restore", copy, "--home", home)
+    assert (done.code, "in place already" in done.out) == (0, True)
+    cut(copy, rows_to_a_checkpoint(copy))
+    (home / "checkpoint.txt").unlink()
+    (home / "cosigned.txt").unlink(missing_ok=True)
     done = sawyer("ledger", "restore", copy, "--home", home)
     assert done.code == 2
     assert "rows of a book already" in done.err

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from sawyer.cli.targets import MAX_FILE_BYTES
 from sawyer.identity.keys import load
 from sawyer.ledger.checkpoint import Checkpoint, Verifier
 from sawyer.ledger.keyring import node_cosigner
@@ -169,6 +171,89 @@ def test_nothing_is_proven_from_a_book_with_a_changed_byte(sawyer, demo_home, tm
         done = sawyer("ledger", *command, "--book", book, "--key", vkey)
         assert done.code == 3
         assert "one of them was changed" in done.err
+
+
+# --- files that are read and written ----------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".sqlite-shm"
+    }
+
+
+def test_proof_takes_the_place_of_a_proof_and_of_nothing_else(sawyer, home, tmp_path):
+    note, other, fifo = tmp_path / "note", tmp_path / "precious.txt", tmp_path / "fifo"
+    assert sawyer("ledger", "checkpoint", "-o", note, "--home", home).code == 0
+    other.write_text("precious")
+    os.mkfifo(fifo)
+    link = tmp_path / "link"
+    link.symlink_to(home / "views.sqlite")
+    prove = ("ledger", "prove", "1", "--checkpoint", note, "--home", home, "-o")
+    before = everything(home), note.read_text()
+    for target in (
+        note, other, fifo, "/dev/zero", tmp_path, "", tmp_path / "typo" / "proof", link, home / "book.sqlite",
+        home / "views.sqlite", home / "book.sqlite-wal", home / "network.json", home / "checkpoint.txt",
+    ):  # fmt: skip
+        done = sawyer(*prove, target)
+        assert (done.code, "hint:" in done.err) == (2, True), target
+    assert ((everything(home), note.read_text()), other.read_text()) == (before, "precious")
+    proof = tmp_path / "proof"
+    for _ in range(2):
+        assert sawyer(*prove, proof).code == 0
+    assert InclusionProof.decode(proof.read_text()).index == 0
+    done = sawyer("ledger", "checkpoint", "-o", proof, "--home", home)
+    assert (done.code, "is something else" in done.err) == (2, True)
+    done = sawyer("ledger", "consistency", "1", "-o", proof, "--home", home)
+    assert (done.code, "is something else" in done.err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_proof_of_a_copy_never_takes_the_place_of_the_copy(sawyer, demo_home, tmp_path, vkey):
+    copy = tmp_path / "copy.ndjson"
+    assert sawyer("ledger", "export", "--format", "ndjson", "-o", copy, "--home", demo_home).code == 0
+    before = copy.read_bytes()
+    for command in (("prove", "1"), ("checkpoint",), ("consistency", "1")):
+        done = sawyer("ledger", *command, "--book", copy, "--key", vkey, "-o", copy)
+        assert (done.code, "is what this command reads" in done.err) == (2, True)
+    assert copy.read_bytes() == before
+
+
+def test_file_without_an_end_or_a_writer_is_refused_in_time(sawyer, demo_home, tmp_path, proof, vkey):
+    fifo, huge = tmp_path / "fifo", tmp_path / "huge"
+    os.mkfifo(fifo)
+    with huge.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    for path in (fifo, huge, "/dev/zero"):
+        for done in (
+            sawyer("ledger", "verify", "--proof", path, "--key", vkey),
+            sawyer("ledger", "verify", "--proof", proof, "--checkpoint", path, "--key", vkey),
+            sawyer("ledger", "consistency", path, "--home", demo_home),
+            sawyer("ledger", "replay", "--checkpoint", path, "--home", demo_home),
+        ):
+            assert (done.code, "hint:" in done.err) == (2, True), done.err
+            assert "not a regular file" in done.err or "larger than" in done.err
+
+
+def test_what_does_not_verify_says_what_to_do(sawyer, demo_home, tmp_path, proof, nobody, vkey, keys):
+    stranger = Verifier(vkey.split("+")[0], keys["mallory"].public).vkey
+    elsewhere = Verifier("another-net/00000000", keys["mallory"].public).vkey
+    note, text = tmp_path / "note", tmp_path / "text"
+    sawyer("ledger", "checkpoint", "-o", note, "--home", demo_home)
+    text.write_text("no checkpoint")
+    verify = ("ledger", "verify", "--proof", proof, "--home", nobody, "--key")
+    assert sawyer("ledger", "consistency", "1", "-o", tmp_path / "c", "--home", demo_home).code == 0
+    for done in (
+        sawyer(*verify, stranger), sawyer(*verify, elsewhere), sawyer(*verify, vkey, "--checkpoint", text),
+        sawyer("ledger", "consistency", note, "--proof", tmp_path / "c", "--key", vkey, "--home", nobody),
+        sawyer("ledger", "prove", "1", "--checkpoint", text, "--home", demo_home),
+    ):  # fmt: skip
+        assert (done.code, "hint:" in done.err) == (3, True), done.err
+
+
+def test_folder_that_is_named_as_a_book_is_told_from_a_missing_one(sawyer, tmp_path):
+    done = sawyer("ledger", "prove", "1", "--book", tmp_path)
+    assert (done.code, "it is a folder" in done.err, "--home" in done.err) == (2, True, True)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

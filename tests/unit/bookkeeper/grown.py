@@ -15,8 +15,8 @@ from sawyer.ledger.checkpoint import Checkpoint
 from sawyer.ledger.merkle import Tree, leaf_hash
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
-from sawyer.schemas.events import KIND_OF, KeyAdded, NodeRegistered
-from sawyer.schemas.messages import MembersReply, Successor
+from sawyer.schemas.events import KIND_OF, KeyAdded, NodeRegistered, Successor
+from sawyer.schemas.messages import MembersReply
 
 NETWORK = "sawyer-net/3f9a1c22"
 

@@ -30,14 +30,8 @@ from sawyer.ledger.keyring import node_cosigner
 from sawyer.ledger.witness import cosign, witness_name, witnessed
 from sawyer.node import witness as node_witness
 from sawyer.node.witness import EVIDENCE_FILE, HELD_FILE, SUCCESSORS_FILE, CheckpointWitness, Evidence
-from sawyer.schemas.messages import (
-    CosignQuery,
-    CosignReply,
-    NetworkReply,
-    Successor,
-    TreeQuery,
-    TreeReply,
-)
+from sawyer.schemas.events import Successor
+from sawyer.schemas.messages import CosignQuery, CosignReply, NetworkReply, TreeQuery, TreeReply
 
 from .grown import NETWORK, Grown, serving, successor
 

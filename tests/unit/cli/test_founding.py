@@ -20,8 +20,8 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key, encode_public, load, load_or_create
 from sawyer.ledger.checkpoint import Checkpoint, vkey_of
 from sawyer.schemas import subjects
-from sawyer.schemas.events import KeyAdded
-from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError, Successor
+from sawyer.schemas.events import KeyAdded, Successor
+from sawyer.schemas.messages import ErrorBody, NetworkReply, QueryError
 
 OTHERS = Key.from_raw(bytes([77]) * 32)
 

@@ -14,8 +14,8 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ledger.checkpoint import MAX_SIZE, Verifier, vkey_of
 from sawyer.ledger.succession import known_successors, trusted
-from sawyer.schemas.events import KeyAdded
-from sawyer.schemas.messages import NetworkReply, Successor
+from sawyer.schemas.events import KeyAdded, Successor
+from sawyer.schemas.messages import NetworkReply
 
 NETWORK = "sawyer-net/3f9a1c22"
 SECOND, THIRD = Key.from_raw(b"2" * 32, "O"), Key.from_raw(b"3" * 32, "O")

@@ -362,6 +362,19 @@ def test_commit_is_answered_though_its_snapshot_cannot_be_written(place: Place, 
     assert place.digest(snapshots=True) == place.digest(snapshots=False)
 
 
+def test_batch_of_refusals_and_repeats_takes_no_snapshot_though_one_is_due(place: Place, scene) -> None:
+    """After a start from the first entry the next one is due at once: it waits for something to be written."""
+    place.file.unlink()
+    book = place.open()
+    before = (book.size, book.checkpoint(), book._state.audit.head.ts_ms)
+    later_ms = scene.now_ms + 60_000
+    repeat, refused = book.commit([scene.grant("january", 500_000), scene.grant("no", 1, by="mallory")], later_ms)
+    assert (repeat.repeated, refused.error.code) == (True, "not_authorised")
+    assert (book.size, book.checkpoint(), book._state.audit.head.ts_ms) == before
+    book.commit([scene.grant("more", 1)], later_ms)
+    assert place.file.is_file()
+
+
 def test_snapshot_that_cannot_be_kept_costs_nothing_but_time(place: Place, scene, caplog) -> None:
     place.file.unlink()
     place.file.mkdir()
