@@ -12,7 +12,7 @@ import pytest
 
 from sawyer.cli.targets import MAX_FILE_BYTES
 from sawyer.identity.keys import load
-from sawyer.ledger.checkpoint import Checkpoint, Verifier
+from sawyer.ledger.checkpoint import Checkpoint, Verifier, signatures_of
 from sawyer.ledger.keyring import node_cosigner
 from sawyer.ledger.proof import ConsistencyProof, InclusionProof
 from sawyer.ledger.witness import cosign, merge, witness_name
@@ -265,9 +265,8 @@ def test_checkpoint_prints_the_signed_note_and_nothing_else(sawyer, demo_home, t
     sawyer("ledger", "checkpoint", "-o", tmp_path / "note", "--home", demo_home)
     assert (tmp_path / "note").read_text() == done.out
     told = sawyer("ledger", "checkpoint", "--json", "--home", demo_home).json
-    assert (told["size"], told["root"], told["note"], told["witnesses"]) == (
-        found.size, found.root.hex(), done.out, [],
-    )  # fmt: skip
+    assert (told["size"], told["root"], told["note"]) == (found.size, found.root.hex(), done.out)
+    assert len(told["witnesses"]) == len(signatures_of(done.out)) - 1  # the demo's nodes may have been in time
 
 
 def test_checkpoint_of_a_copy_without_a_key_says_it_is_not_anchored(sawyer, demo_home, vkey):
@@ -286,6 +285,7 @@ def home(demo_home: Path, tmp_path: Path) -> Path:
 
 def cosigned(sawyer, home: Path, node: str = "node-1") -> tuple[str, str]:
     """The newest checkpoint with a node's line, as the bookkeeper keeps it, and the node's key as a witness."""
+    (home / "cosigned.txt").unlink(missing_ok=True)  # the demo's nodes may have been in time
     note = sawyer("ledger", "checkpoint", "--home", home).out
     found, key = Checkpoint.read(note), load(home / "keys" / "nodes" / f"{node}.nk")
     made = merge(note, [cosign(found, witness_name(found.origin, node), key, AT_S)])

@@ -29,7 +29,7 @@ def test_statement_of_an_account_adds_up_to_its_balance(sawyer, demo_home):
     account = made["account"]
     assert (made["verified"], made["host"]) == (False, None)
     assert account["opening"] + account["granted"] - account["debited"] - account["expired"] == account["closing"]
-    replayed = sawyer("ledger", "replay", "--home", demo_home, "--json").json["as_of"]["balances"][0]
+    replayed = sawyer("ledger", "replay", "--home", demo_home, "--json").json["balances"][0]
     assert account["closing"] == replayed["available"] + replayed["held"]
 
 
@@ -46,8 +46,9 @@ def test_statement_of_a_host_tells_its_receipts_and_sums(sawyer, demo_home):
     assert "host host-1 of sawyer-net/" in done.out
     assert "By day" in done.out
     host = sawyer("ledger", "statement", "host-1", "--home", demo_home, "--json").json["host"]
-    (line,) = host["lines"]
-    assert (line["node"], line["counter"], str(line["work"])) == ("node-1", 1, host["total"]["work"])
+    line = host["lines"][0]  # the demo may have run more than once in this home
+    assert (line["node"], line["counter"]) == ("node-1", 1)
+    assert str(sum(each["work"] for each in host["lines"])) == host["total"]["work"]
     entry = json.loads(sawyer("ledger", "show", line["seq"], "--home", demo_home, "--json").out)
     assert entry["decided"]["credits"][0]["rows"] == line["rows"]
 

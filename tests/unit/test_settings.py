@@ -15,6 +15,7 @@ from sawyer.settings import KNOWN, Settings
 
 GOOD = {"home": "h", "nats": "nats://h:1", "context": "prod", "creds": "x.creds", "account": "alice", "model": "m",
         "node": "attic", "host": "maria", "device": "cpu", "threads": "3", "ledger_durability": "normal",
+        "ledger_verifiers": "2",
         "ledger_url": "postgresql://maria@h/ledger", "loop": "asyncio", "nats_server": "bin/nats-server"}  # fmt: skip
 """A value for every setting."""
 

@@ -358,6 +358,8 @@ def test_commit_is_answered_though_its_snapshot_cannot_be_written(place: Place, 
     place.store.appends_left = 10**9
     (again,) = book.commit([scene.grant("more", 7)], scene.now_ms)
     assert (again.repeated, again.entry) == (True, reply.entry)
+    assert book._state.audit.version("ledger:snapshots") == 2
+    book.commit([scene.grant("still-more", 7)], scene.now_ms)
     assert book._state.audit.version("ledger:snapshots") == 3
     assert place.digest(snapshots=True) == place.digest(snapshots=False)
 
