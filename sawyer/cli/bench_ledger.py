@@ -80,7 +80,7 @@ def _show(result: LedgerResult) -> None:
         ("durable appends a second", _spread(result.appends_per_second)),
         ("load, mutate, save a second", _spread(result.plain_per_second)),
         ("  appends over that", _spread(result.over_plain, 1)),
-        ("verified and appended a second", _spread(result.verified_per_second)),
+        ("verified and appended a second (256 clients)", _spread(result.verified_per_second)),
         (
             f"  share of its signatures alone ({result.verified_signatures_a_command:g} a command)",
             _spread(result.verified_share, 2),
