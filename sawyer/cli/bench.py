@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from sawyer.cli.bench_ledger import bench_ledger
+from sawyer.cli.bench_text import progress, spread_text
 from sawyer.cli.options import JsonOption
-from sawyer.cli.output import emit_json, heading, line, stderr, table
+from sawyer.cli.output import emit_json, heading, line, table
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from sawyer.bench.result import BenchResult, ModelResult
-    from sawyer.bench.timing import Quantiles, Spread
+    from sawyer.bench.timing import Quantiles
 
 ROUNDS: Final = 5
 QUICK_ROUNDS: Final = 2
@@ -49,24 +48,13 @@ def bench(
     from sawyer.cli.bench_run import BenchPlan, run
 
     plan = BenchPlan.fast(rounds or QUICK_ROUNDS) if quick else BenchPlan.full(rounds or ROUNDS)
-    with _progress() as notice:
+    with progress() as notice:
         settings = Settings.load()
         result = run(plan, settings["nats_server"], settings["loop"], notice)
     if as_json:
         emit_json(asdict(result))
     else:
         _show(result)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """On a terminal, one line on stderr that says what is measured now; otherwise nothing."""
-    console = stderr()
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("preparing") as status:
-        yield status.update
 
 
 def _show(result: BenchResult) -> None:
@@ -87,29 +75,24 @@ def _show(result: BenchResult) -> None:
 def _column(model: ModelResult) -> list[tuple[str, str]]:
     made = [
         ("model", f"{model.layers} layers, {model.experts} experts, top {model.top_k}, {model.hidden}x{model.ffn}"),
-        ("tokens/s in process", _spread(model.local_tokens_per_second)),
-        ("tokens/s distributed", _spread(model.distributed_tokens_per_second)),
-        ("distributed / in process", _spread(model.ratio, digits=3)),
+        ("tokens/s in process", spread_text(model.local_tokens_per_second)),
+        ("tokens/s distributed", spread_text(model.distributed_tokens_per_second)),
+        ("distributed / in process", spread_text(model.ratio, digits=3)),
         ("layer call, p50/p95/p99 us", _quantiles(model.layer_call_us)),
-        ("  compute us", _spread(model.compute_us)),
-        ("  communication us", _spread(model.communication_us)),
-        ("plain requests us", _spread(model.plain_us)),
-        ("gathered requests us", _spread(model.gathered_us)),
-        ("communication / plain", _spread(model.communication_ratio, digits=2)),
-        ("gathered / plain", _spread(model.gathered_ratio, digits=2)),
-        ("activations/s, one row", _spread(model.activations_per_second)),
+        ("  compute us", spread_text(model.compute_us)),
+        ("  communication us", spread_text(model.communication_us)),
+        ("plain requests us", spread_text(model.plain_us)),
+        ("gathered requests us", spread_text(model.gathered_us)),
+        ("communication / plain", spread_text(model.communication_ratio, digits=2)),
+        ("gathered / plain", spread_text(model.gathered_ratio, digits=2)),
+        ("activations/s, one row", spread_text(model.activations_per_second)),
     ]
     for batch in model.batches:
         made += [
             (f"{batch.rows} rows a layer, p50/p95/p99 us", _quantiles(batch.layer_call_us)),
-            (f"{batch.rows} rows a layer, rows/s", _spread(batch.rows_per_second)),
+            (f"{batch.rows} rows a layer, rows/s", spread_text(batch.rows_per_second)),
         ]
     return made
-
-
-def _spread(spread: Spread, digits: int = 0) -> str:
-    middle, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
-    return middle if spread.low == spread.high else f"{middle} ({low} to {high})"
 
 
 def _quantiles(quantiles: Quantiles) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sawyer.cli.bench_text import progress, spread_text
 from sawyer.cli.options import JsonOption
-from sawyer.cli.output import emit_json, heading, line, stderr, table
+from sawyer.cli.output import emit_json, heading, line, table
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from sawyer.bench.ledger_result import LedgerResult
-    from sawyer.bench.timing import Spread
 
 ROUNDS = 5
 QUICK_ROUNDS = 2
@@ -50,24 +48,13 @@ def bench_ledger(
     settings = Settings.load()
     count = rounds or (QUICK_ROUNDS if quick else ROUNDS)
     plan = LedgerPlan.fast(count, entries) if quick else LedgerPlan(count, start_entries=entries)
-    with _progress() as notice:
+    with progress() as notice:
         found = measure(plan, notice)
     result = LedgerResult.of(found, this_machine(settings["loop"]), quick=quick, clients=CLIENTS)
     if as_json:
         emit_json(asdict(result))
     else:
         _show(result)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """On a terminal, one line on stderr that says what is measured now; otherwise nothing."""
-    console = stderr()
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("preparing") as status:
-        yield status.update
 
 
 def _show(result: LedgerResult) -> None:
@@ -77,22 +64,22 @@ def _show(result: LedgerResult) -> None:
     line(f"SQLite, synchronous FULL, {result.clients} clients; {rounds}")
     heading("Measured")
     rows = [
-        ("durable appends a second", _spread(result.appends_per_second)),
-        ("load, mutate, save a second", _spread(result.plain_per_second)),
-        ("  appends over that", _spread(result.over_plain, 1)),
-        ("verified and appended a second (256 clients)", _spread(result.verified_per_second)),
+        ("durable appends a second", spread_text(result.appends_per_second)),
+        ("load, mutate, save a second", spread_text(result.plain_per_second)),
+        ("  appends over that", spread_text(result.over_plain, 1)),
+        ("verified and appended a second (256 clients)", spread_text(result.verified_per_second)),
         (
             f"  share of its signatures alone ({result.verified_signatures_a_command:g} a command)",
-            _spread(result.verified_share, 2),
+            spread_text(result.verified_share, 2),
         ),
     ]
     for each in result.replays:
         workers = "1 worker" if each.workers == 1 else f"{each.workers} workers"
         rows += [
-            (f"replay, {workers}, entries a second", _spread(each.entries_per_second)),
-            (f"replay, {workers}, signatures a second", _spread(each.signatures_per_second)),
-            ("  signatures alone", _spread(each.pure_signatures_per_second)),
-            ("  share of these", _spread(each.share, 2)),
+            (f"replay, {workers}, entries a second", spread_text(each.entries_per_second)),
+            (f"replay, {workers}, signatures a second", spread_text(each.signatures_per_second)),
+            ("  signatures alone", spread_text(each.pure_signatures_per_second)),
+            ("  share of these", spread_text(each.share, 2)),
         ]
     if result.start is not None:
         entries = f"{result.start.entries:,} entries"
@@ -106,8 +93,3 @@ def _show(result: LedgerResult) -> None:
         [each.name, f"{each.got:,.4g}", f"{each.wanted:,.4g}", "met" if each.met else "missed"] for each in result.goals
     ]
     table(["goal", "got", "wanted", ""], goals, numeric=["got", "wanted"])
-
-
-def _spread(spread: Spread, digits: int = 0) -> str:
-    middle, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
-    return middle if spread.low == spread.high else f"{middle} ({low} to {high})"
