@@ -7,10 +7,11 @@ are constructed in code, never through the library's factory, which would let en
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from eventsourcing.persistence import IntegrityError, StoredEvent
 from eventsourcing.popo import POPOApplicationRecorder
@@ -101,6 +102,67 @@ def needing_driver() -> Iterator[None]:
             f"this book lies in PostgreSQL, and its driver cannot be loaded: {error}",
             hint="pip install 'sawyer[postgres]'",
         ) from error
+
+
+class _Recorder(Protocol):
+    """What a store over a database needs of its recorder, beside appending and paging."""
+
+    def select_events(
+        self,
+        originator_id: str,
+        *,
+        gt: int | None = ...,
+        lte: int | None = ...,
+        desc: bool = ...,
+        limit: int | None = ...,
+    ) -> Sequence[StoredEvent]:
+        """Rows of a stream."""
+
+    def select_number(self, stream: str, version: int) -> int | None:
+        """The number in the table of one row, or None."""
+
+    def max_notification_id(self) -> int | None:
+        """The highest number in the table."""
+
+
+_RecorderT = TypeVar("_RecorderT", bound=_Recorder)
+
+
+class RecordedStore(Store, Generic[_RecorderT]):
+    """A store over a database: what it asks of its recorder in the same way, whichever database that is."""
+
+    _recorder: _RecorderT
+
+    @abstractmethod
+    def _asking(self, what: str) -> AbstractContextManager[None]:
+        """Turns the database's own errors into ours, saying what was asked."""
+
+    def row(self, stream: str, version: int) -> StoredRow:
+        """See Store.row."""
+        with self._asking("cannot read the book"):
+            found = self._recorder.select_events(stream, gt=version - 1, lte=version)
+        if not found:
+            raise gone(stream, version)
+        return row_of(found[0])
+
+    def last(self, stream: str) -> StoredRow | None:
+        """See Store.last."""
+        with self._asking("cannot read the book"):
+            found = self._recorder.select_events(stream, desc=True, limit=1)
+        return row_of(found[0]) if found else None
+
+    def number(self, stream: str, version: int) -> int:
+        """See Store.number."""
+        with self._asking("cannot read the book"):
+            found = self._recorder.select_number(stream, version)
+        if found is None:
+            raise gone(stream, version)
+        return found
+
+    def size(self) -> int:
+        """See Store.size."""
+        with self._asking("cannot read the book"):
+            return self._recorder.max_notification_id() or 0
 
 
 class MemoryStore(Store):

@@ -32,13 +32,13 @@ from sawyer.ledger.postgres import (
     is_made,
     table_problem,
 )
-from sawyer.ledger.store import PAGE_ROWS, Store, Synchronous, event_of, gone, row_of
+from sawyer.ledger.store import PAGE_ROWS, RecordedStore, Synchronous, event_of, row_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class PostgresStore(Store):
+class PostgresStore(RecordedStore["BookRecorder"]):
     """The table `stored_events` of one schema, which holds one book."""
 
     def __init__(self, url: str, synchronous: Synchronous = "FULL") -> None:
@@ -72,43 +72,20 @@ class PostgresStore(Store):
 
     def rows(self, after: int = 0, page_rows: int = PAGE_ROWS) -> Iterator[StoredRow]:
         while True:
-            page = self._read_notifications(after)
+            page = self._read_notifications(after, page_rows)
             yield from map(row_of, page)
             if len(page) < page_rows:
                 return
             after = page[-1].id
 
-    def _read_notifications(self, after: int) -> Sequence[Notification]:
+    def _read_notifications(self, after: int, page_rows: int) -> Sequence[Notification]:
         with self._asking("cannot read the book"):
-            return self._recorder.select_notifications(after, PAGE_ROWS, inclusive_of_start=False)
+            return self._recorder.select_notifications(after, page_rows, inclusive_of_start=False)
 
     def streams(self, names: Sequence[str]) -> dict[str, list[StoredRow]]:
         with self._asking("cannot read the book"):
             found = self._recorder.select_streams(names)
         return {name: list(group) for name, group in groupby(found, lambda row: row.stream)}
-
-    def row(self, stream: str, version: int) -> StoredRow:
-        with self._asking("cannot read the book"):
-            found = self._recorder.select_events(stream, gt=version - 1, lte=version)
-        if not found:
-            raise gone(stream, version)
-        return row_of(found[0])
-
-    def last(self, stream: str) -> StoredRow | None:
-        with self._asking("cannot read the book"):
-            found = self._recorder.select_events(stream, desc=True, limit=1)
-        return row_of(found[0]) if found else None
-
-    def number(self, stream: str, version: int) -> int:
-        with self._asking("cannot read the book"):
-            found = self._recorder.select_number(stream, version)
-        if found is None:
-            raise gone(stream, version)
-        return found
-
-    def size(self) -> int:
-        with self._asking("cannot read the book"):
-            return self._recorder.max_notification_id() or 0
 
     def close(self) -> None:
         self._connections.close()

@@ -22,7 +22,7 @@ from eventsourcing.sqlite import (
 
 from sawyer.errors import BookCorrupt, SawyerError, WriterFenced
 from sawyer.ledger.entry import StoredRow, check_row_id
-from sawyer.ledger.store import PAGE_ROWS, Store, Synchronous, event_of, gone, row_of
+from sawyer.ledger.store import PAGE_ROWS, RecordedStore, Synchronous, event_of, row_of
 from sawyer.ledger.tables import BOOK_SCHEMA, BOOK_TABLE, SELECT_SCHEMA, schema_problem
 
 NAMES_AT_ONCE: Final = 256
@@ -35,7 +35,7 @@ CHECKPOINT_PAGES: Final = 4_000
 _HINT: Final = "Check that the disk has space and the file may be read and written."
 
 
-class SQLiteStore(Store):
+class SQLiteStore(RecordedStore["BookRecorder"]):
     """A file in WAL mode. Rows are numbered by SQLite: 1, 2, 3, ..."""
 
     def __init__(self, path: Path, synchronous: Synchronous = "FULL") -> None:
@@ -77,29 +77,6 @@ class SQLiteStore(Store):
         with self._asking("cannot read the book"):
             found = self._recorder.select_streams(names)
         return {name: [row_of(event) for event in group] for name, group in groupby(found, _stream_of)}
-
-    def row(self, stream: str, version: int) -> StoredRow:
-        with self._asking("cannot read the book"):
-            found = self._recorder.select_events(stream, gt=version - 1, lte=version)
-        if not found:
-            raise gone(stream, version)
-        return row_of(found[0])
-
-    def last(self, stream: str) -> StoredRow | None:
-        with self._asking("cannot read the book"):
-            found = self._recorder.select_events(stream, desc=True, limit=1)
-        return row_of(found[0]) if found else None
-
-    def number(self, stream: str, version: int) -> int:
-        with self._asking("cannot read the book"):
-            found = self._recorder.select_number(stream, version)
-        if found is None:
-            raise gone(stream, version)
-        return found
-
-    def size(self) -> int:
-        with self._asking("cannot read the book"):
-            return self._recorder.max_notification_id() or 0
 
     def close(self) -> None:
         self._datastore.close()
