@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +36,21 @@ def environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SAWYER_")}
     folders = {"HOME": home, "XDG_DATA_HOME": home / "data", "XDG_CONFIG_HOME": home / "config"}
     return {**kept, **{name: str(folder) for name, folder in folders.items()}, "COLUMNS": "120"}
+
+
+def runner(user: Path, **settings: str) -> Callable[..., Done]:
+    """`run("generate", "It was a", text="stdin")` runs the command of this user, with these settings."""
+
+    def run(*arguments: str | int | Path, text: str = "") -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "sawyer", *map(str, arguments)],
+            check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(user) | settings,
+            input=text,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +91,45 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="session")
-def demo_home(sawyer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which one demo ran to its end. Tests must not change it."""
+def demo_home(sawyer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which one demo ran to its end. Tests must not add to its book: `demo_home_copy` is for those."""
     home = tmp_path_factory.mktemp("demo") / "home"
     done = sawyer("demo", "--json", "--max-tokens", "4", "--home", home)
     assert done.code == 0, done.err
-    return home
+    yield home
+    entries = sawyer("ledger", "replay", "--json", "--home", home).json["entries"]
+    assert entries == done.json["entries"], "a test wrote to the book that all tests read"
+
+
+@pytest.fixture
+def demo_home_copy(demo_home: Path, tmp_path: Path) -> Path:
+    """A copy of `demo_home` for one test, which may do with it what it likes."""
+    left = shutil.ignore_patterns("nats", "logs", "lock", "running.json")
+    return Path(shutil.copytree(demo_home, tmp_path / "copy", ignore=left))
+
+
+@pytest.fixture(scope="module")
+def up(sawyer: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a network that runs while this module's tests do; alice has a budget there."""
+    home = tmp_path_factory.mktemp("up") / "home"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+    done = sawyer("up", "-d", "--listen", listen, "--account", "alice", "--home", home)
+    assert done.code == 0, done.err
+    yield home
+    sawyer("down", "--home", home)
+
+
+@pytest.fixture(scope="module")
+def url(up: Path) -> str:
+    return str(json.loads((up / "running.json").read_text())["url"])
+
+
+@pytest.fixture
+def guest(url: str, tmp_path: Path) -> Callable[..., Done]:
+    """A command of somebody with a home of their own."""
+    return runner(tmp_path, SAWYER_HOME=str(tmp_path / "guest"), SAWYER_NATS=url)
 
 
 def processes_of(home: Path) -> list[str]:

@@ -10,13 +10,13 @@ import pytest
 from .conftest import pid_of, processes_of, wait_until
 
 
-def test_demo_prints_text_summary_and_verdict(sawyer, demo_home):
-    done = sawyer("demo", "--max-tokens", "12", "--home", demo_home)
+def test_demo_prints_text_summary_and_verdict(sawyer, demo_home_copy):
+    done = sawyer("demo", "--max-tokens", "12", "--home", demo_home_copy)
     assert done.code == 0
     assert done.out.startswith("It was a pity that he should be")
     for part in ("tokens", "balance", "node-1", "node-2", "signed", "OK", "sawyer ledger replay --home"):
         assert part in done.out
-    assert processes_of(demo_home) == []
+    assert processes_of(demo_home_copy) == []
 
 
 def test_demo_json_is_one_object_with_what_happened(sawyer, tmp_path):
@@ -49,16 +49,16 @@ def test_demo_kill_gives_the_same_text_and_says_who_took_over(sawyer, tmp_path):
     assert killed["balance_before"] == plain["balance_after"]
 
 
-def test_demo_verbose_prints_one_line_a_layer(sawyer, demo_home):
-    done = sawyer("demo", "-v", "--max-tokens", "2", "--home", demo_home)
+def test_demo_verbose_prints_one_line_a_layer(sawyer, demo_home_copy):
+    done = sawyer("demo", "-v", "--max-tokens", "2", "--home", demo_home_copy)
     lines = [line for line in done.out.splitlines() if line.startswith("step ")]
     assert len(lines) == 2 * 4
     assert all("node-" in line and "experts" in line and " us " in line for line in lines)
 
 
-def test_demo_continues_the_book_of_its_home(sawyer, demo_home):
-    first = sawyer("demo", "--json", "--max-tokens", "2", "--home", demo_home).json
-    second = sawyer("demo", "--json", "--max-tokens", "2", "--home", demo_home).json
+def test_demo_continues_the_book_of_its_home(sawyer, demo_home_copy):
+    first = sawyer("demo", "--json", "--max-tokens", "2", "--home", demo_home_copy).json
+    second = sawyer("demo", "--json", "--max-tokens", "2", "--home", demo_home_copy).json
     assert second["balance_before"] == first["balance_after"]
     assert second["entries"] == first["entries"] + 2
 
@@ -73,12 +73,12 @@ def test_demo_continues_the_book_of_its_home(sawyer, demo_home):
         (("--frobnicate",), 2, "No such option"),
     ],
 )
-def test_demo_with_bad_input_says_what_is_wrong(sawyer, demo_home, arguments, code, words):
-    done = sawyer("demo", "--home", demo_home, *arguments)
+def test_demo_with_bad_input_says_what_is_wrong(sawyer, demo_home_copy, arguments, code, words):
+    done = sawyer("demo", "--home", demo_home_copy, *arguments)
     assert done.code == code
     assert words in done.err
     assert "Traceback" not in done.err
-    assert processes_of(demo_home) == []
+    assert processes_of(demo_home_copy) == []
 
 
 def test_second_demo_in_the_same_home_is_refused_naming_the_first(started, sawyer, tmp_path):

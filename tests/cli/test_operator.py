@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import TIMEOUT_S, Done, environment
+from .conftest import Done, runner
 
 START = "2026-01-31"
-
-
-@pytest.fixture(scope="module")
-def up(sawyer: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of a network that runs while this module's tests do; alice has a budget there."""
-    home = tmp_path_factory.mktemp("up") / "home"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{probe.getsockname()[1]}"
-    done = sawyer("up", "-d", "--listen", listen, "--account", "alice", "--home", home)
-    assert done.code == 0, done.err
-    yield home
-    sawyer("down", "--home", home)
-
-
-@pytest.fixture(scope="module")
-def url(up: Path) -> str:
-    return str(json.loads((up / "running.json").read_text())["url"])
 
 
 @pytest.fixture
 def operator(up: Path, tmp_path: Path) -> Callable[..., Done]:
     """`operator("pricing", "show", text="stdin")`: a command in the home of the network."""
-    return _runner(tmp_path, SAWYER_HOME=str(up), SAWYER_ACCOUNT="alice")
-
-
-@pytest.fixture
-def guest(url: str, tmp_path: Path) -> Callable[..., Done]:
-    """A command of somebody with a home of their own."""
-    return _runner(tmp_path, SAWYER_HOME=str(tmp_path / "guest"), SAWYER_NATS=url)
-
-
-def _runner(user: Path, **settings: str) -> Callable[..., Done]:
-    def run(*arguments: str | int | Path, text: str = "") -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "sawyer", *map(str, arguments)],
-            check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(user) | settings,
-            input=text,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return run
+    return runner(tmp_path, SAWYER_HOME=str(up), SAWYER_ACCOUNT="alice")
 
 
 def opened(operator: Callable[..., Done], account: str) -> None:

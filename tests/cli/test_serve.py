@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +14,9 @@ NOBODY = "nats://127.0.0.1:1"
 
 
 @pytest.fixture
-def home(demo_home: Path, tmp_path: Path) -> Path:
-    """A copy of the demo's home, which a test may serve from."""
-    copy = tmp_path / "home"
-    shutil.copytree(demo_home, copy, ignore=shutil.ignore_patterns("nats", "logs", "lock", "running.json"))
-    return copy
+def home(demo_home_copy: Path) -> Path:
+    """The demo's home, which a test may serve from."""
+    return demo_home_copy
 
 
 @pytest.fixture
