@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import TIMEOUT_S, Done, environment, runner
+from .conftest import TIMEOUT_S, Done, environment, runner, wait_until
 
 CONTEXT = 512
 """Of the demo model."""
@@ -313,6 +313,13 @@ class Terminal:
         before, found, self.seen = self.seen.partition(text)
         return before + found
 
+    def interrupt_waiting(self) -> None:
+        """Ctrl-C at the prompt. Only when the program waits for a key: between the prompt and that, readline leaves a
+        signal lying until the next key."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: status.read_text().rsplit(")", 1)[1].split()[0] == "S", "chat to wait for a key")
+        self.process.send_signal(signal.SIGINT)
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -355,8 +362,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal, up):
 def test_ctrl_c_at_the_prompt_says_how_to_end_and_twice_ends(terminal):
     chat = terminal()
     chat.until("> ")
-    chat.process.send_signal(signal.SIGINT)
+    chat.interrupt_waiting()
     chat.until("Ctrl-D or /quit ends")
     chat.until("> ")
-    chat.process.send_signal(signal.SIGINT)
+    chat.interrupt_waiting()
     assert chat.process.wait(TIMEOUT_S) == 130
