@@ -18,9 +18,43 @@ FilePath = Annotated[
 """Relative, forward slashes, no `..`, no hidden names."""
 
 
+class LatentAttention(Strict):
+    """Sizes of DeepSeek's multi-head latent attention: the cache holds `kv_rank` + `rope_dim` values a token, whatever
+    the heads. `q_rank` is absent where queries are projected directly."""
+
+    kv_rank: Positive
+    nope_dim: Positive
+    rope_dim: Positive
+    value_dim: Positive
+    q_rank: Positive | None = None
+
+
+class Yarn(Strict):
+    """RoPE stretched beyond the context it was trained for. Source: arXiv 2309.00071, as transformers reads it."""
+
+    factor: Text
+    original_context: Positive
+    beta_fast: Text
+    beta_slow: Text
+    mscale: Text | None = None
+    mscale_all_dim: Text | None = None
+
+
+class GateGroups(Strict):
+    """Experts in `groups` groups of equal size; a token's come from the `top` groups with the likeliest experts."""
+
+    groups: Positive
+    top: Positive
+
+
 class ModelLayout(Strict):
     """Shapes and constants of a decoder with MoE layers. Real numbers travel as decimal text, so that the canonical
-    JSON holds no floats: `rms_eps` "1e-05", `rope_theta` "10000.0"."""
+    JSON holds no floats: `rms_eps` "1e-05", `rope_theta` "10000.0". What a family always does alike is not here; an
+    option is absent where a model does without.
+
+    `dense_ffn`: of the layers without experts. `shared_ffn`: of the expert that every token passes, in all MoE layers.
+    `renormalise`: the chosen gate weights are divided by their p-norm, `gate_norm` (a family's own where absent).
+    `gate_scale`: what they are multiplied with after that. `clip_qkv`: queries, keys and values are cut there."""
 
     family: Slug
     vocab: Positive
@@ -38,6 +72,22 @@ class ModelLayout(Strict):
     rope_theta: Text
     eos: tuple[Count, ...]
     bos: Count | None = None
+    dense_ffn: Positive | None = None
+    shared_ffn: Positive | None = None
+    renormalise: bool | None = None
+    gate_norm: Text | None = None
+    gate_scale: Text | None = None
+    gate_groups: GateGroups | None = None
+    clip_qkv: Text | None = None
+    qkv_bias: bool | None = None
+    latent: LatentAttention | None = None
+    yarn: Yarn | None = None
+
+    @property
+    def dense_layers(self) -> tuple[int, ...]:
+        """The layers without experts."""
+        sparse = frozenset(self.moe_layers)
+        return tuple(layer for layer in range(self.layers) if layer not in sparse)
 
     @property
     def expert_parameters(self) -> int:

@@ -24,8 +24,10 @@ class Group(NamedTuple):
 
 
 def group_rows(experts: NDArray[np.int32]) -> list[Group]:
-    """`experts` [T, k] -> the rows of each chosen expert, experts ascending."""
+    """`experts` [T, k] -> the rows of each chosen expert, experts ascending; none of a layer without experts."""
     top_k = experts.shape[1]
+    if not top_k:
+        return []
     flat = experts.ravel()
     order = flat.argsort(kind="stable")
     in_order = flat[order]

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sawyer.engine.answer import Answer, Sampled
+from sawyer.engine.cache import KvCache
 from sawyer.engine.combine import combine, group_rows
 from sawyer.engine.experts import ExpertPool
 from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
-from sawyer.engine.trunk import KvCache, Trunk, prefill_chunks
+from sawyer.engine.trunk import Trunk, prefill_chunks
 from sawyer.errors import PromptEmpty, UsageError
 from sawyer.schemas.messages import GenerateParams, Logprob
 
@@ -86,7 +87,10 @@ class LocalModel:
             groups = group_rows(attended.experts)
             rows = self._rounded(attended.hidden)
             blocks = [self._rounded(self._pool.run(layer, group.expert, rows[group.rows])) for group in groups]
-            x = combine(attended.residual, groups, blocks, attended.weights)
+            residual = attended.residual
+            if self.trunk.has_shared(layer):
+                residual = residual + self.trunk.shared(layer, attended.hidden)
+            x = combine(residual, groups, blocks, attended.weights)
         return x
 
     def _rounded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ def try_device(device: Device) -> tuple[str, str]:
     """The provider that a session for this device runs on, and the name of the processor behind it. Raises MissingExtra
     if `device` is "cuda" and sessions cannot run there."""
     norm, head = np.ones(_SMALLEST.hidden, np.float32), np.ones((_SMALLEST.vocab, _SMALLEST.hidden), np.float32)
-    session = Session(head_graph(_SMALLEST), {"norm": norm, "head": head}, device=device)
+    session = Session(head_graph(_SMALLEST, "rms"), {"norm": norm, "head": head}, device=device)
     session.run({"x": np.ones((1, _SMALLEST.hidden), np.float32)})
     provider = running_provider(session)
     return provider, device_name(provider)

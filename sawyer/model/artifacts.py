@@ -23,6 +23,8 @@ from sawyer.model.layout import (
     check_bounds,
     expert_file,
     file_shapes,
+    shared_file,
+    shared_shape,
     trunk_layer_file,
 )
 from sawyer.schemas.models import MANIFEST_FILE, FileDigest, Format, Manifest, ModelLayout
@@ -74,6 +76,13 @@ class Artifacts:
         """The sections of one trunk layer, verified. Raises ArtifactCorrupt."""
         return self._read(trunk_layer_file(layer))
 
+    def read_shared(self, layer: int) -> dict[str, Array]:
+        """The sections of the shared expert of a MoE layer, verified. Raises UnknownExpert, ArtifactCorrupt."""
+        path = shared_file(layer)
+        if path not in self._files:
+            raise UnknownExpert(f"{self.manifest.model} has no shared expert in layer {layer}")
+        return self._read(path)
+
     def read_embed(self) -> Array:
         """[V, H] float32, verified. Raises ArtifactCorrupt."""
         return self._read(EMBED_FILE)["embed"]
@@ -104,7 +113,16 @@ def expected_files(layout: ModelLayout, format: Format, *, tied: bool) -> Mappin
     check_bounds(layout)
     family = family_named(layout.family)
     family.check(layout)
-    return file_shapes(layout, format, trunk_layer=family.trunk_layer(layout), tied=tied)
+    kinds = {layer in layout.moe_layers: layer for layer in (*layout.dense_layers[:1], layout.moe_layers[0])}
+    layers = {sparse: family.trunk_layer(layout, layer) for sparse, layer in kinds.items()}
+    sparse = frozenset(layout.moe_layers)
+    return file_shapes(
+        layout,
+        format,
+        trunk_layer=lambda layer: layers[layer in sparse],
+        shared=shared_shape(layout, gated=family.gated_shared),
+        tied=tied,
+    )
 
 
 def read_verified(folder: Path, file: FileDigest) -> bytes:

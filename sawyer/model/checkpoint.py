@@ -35,12 +35,14 @@ _STORED: Final[dict[str, np.dtype[Any]]] = {"BF16": np.dtype("<u2"), "F16": np.d
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A contiguous part of tensor `name`, whose shape is `whole`: the `shape` weights from flat index `start`."""
+    """A contiguous part of tensor `name`, whose shape is `whole`: the `shape` weights from flat index `start`.
+    `transposed`: it is a matrix, and what is meant is its transpose."""
 
     name: str
     whole: tuple[int, ...]
     shape: tuple[int, ...]
     start: int = 0
+    transposed: bool = False
 
     @classmethod
     def all_of(cls, name: str, *shape: int) -> TensorRef:
@@ -112,13 +114,19 @@ class Checkpoint:
             raise CheckpointCorrupt(f"tensor {ref.name}: expected BF16, F16 or F32, got {stored.kind}")
 
     def read(self, ref: TensorRef) -> NDArray[np.float32]:
-        """The weights as float32, in shape `ref.shape`. Raises CheckpointCorrupt if a weight is not a finite number."""
+        """The weights as float32, in shape `ref.shape`, or its reverse if transposed. Raises CheckpointCorrupt for one
+        that is not a finite number."""
         self.check(ref)
-        return self._read_flat(ref.name, ref.start, prod(ref.shape)).reshape(ref.shape)
+        weights = self._read_flat(ref.name, ref.start, prod(ref.shape)).reshape(ref.shape)
+        return np.ascontiguousarray(weights.T) if ref.transposed else weights
 
     def stream(self, ref: TensorRef) -> Iterator[NDArray[np.float32]]:
-        """The weights of `read` as flat slices of at most SLICE_WEIGHTS: memory stays small however big the tensor."""
+        """The weights of `read` as flat slices of at most SLICE_WEIGHTS: memory stays small however big the tensor. A
+        transposed one comes whole."""
         self.check(ref)
+        if ref.transposed:
+            yield self.read(ref).ravel()
+            return
         total = prod(ref.shape)
         for done in range(0, total, SLICE_WEIGHTS):
             yield self._read_flat(ref.name, ref.start + done, min(SLICE_WEIGHTS, total - done))
@@ -151,11 +159,18 @@ def read_header(file: Path) -> tuple[bytes, dict[str, StoredTensor]]:
         if length > min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointCorrupt(f"{file.name}: header of {length} bytes in a file of {size}")
         raw = stream.read(length)
+    return raw, parse_header(file, raw, size)
+
+
+def parse_header(file: Path, raw: bytes, size: int) -> dict[str, StoredTensor]:
+    """What the raw header of a safetensors file says, whose size is `size`: the file itself may not be here yet. Raises
+    CheckpointCorrupt."""
+    length = len(raw)
     entries = _json(raw, file, dict[str, msgspec.Raw])
     entries.pop("__metadata__", None)
     parsed = {name: _json(bytes(entry), file, _Entry) for name, entry in entries.items()}
     _check_offsets(file, parsed, size - 8 - length)
-    return raw, {
+    return {
         name: StoredTensor(file, entry.dtype, entry.shape, 8 + length + entry.data_offsets[0])
         for name, entry in parsed.items()
     }
@@ -190,17 +205,21 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
             f"no weights in {folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there",
             hint="Only safetensors checkpoints can be split.",
         )
-    index = _json(_read_small(folder / INDEX_FILE), folder / INDEX_FILE, _Index)
     shards: dict[Path, set[str] | None] = {}
-    for tensor, name in index.weight_map.items():
-        file = folder / name
+    for name, tensors in read_index(folder / INDEX_FILE).items():
+        if not (folder / name).is_file():
+            raise CheckpointCorrupt(f"{name} is missing, and {INDEX_FILE} needs it for {next(iter(tensors))}")
+        shards[folder / name] = set(tensors)
+    return shards
+
+
+def read_index(file: Path) -> dict[str, list[str]]:
+    """The tensors of each file that an index names, in its order; the files may not be here. Raises CheckpointCorrupt."""
+    shards: dict[str, list[str]] = {}
+    for tensor, name in _json(_read_small(file), file, _Index).weight_map.items():
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointCorrupt(f"{INDEX_FILE} names {name!r}: not a safetensors file of this folder")
-        if not file.is_file():
-            raise CheckpointCorrupt(f"{name} is missing, and {INDEX_FILE} needs it for {tensor}")
-        expected = shards.setdefault(file, set())
-        if expected is not None:
-            expected.add(tensor)
+            raise CheckpointCorrupt(f"{file.name} names {name!r}: not a safetensors file of this folder")
+        shards.setdefault(name, []).append(tensor)
     return shards
 
 

@@ -3,24 +3,21 @@
 Graphs are not distributed: whoever holds the layout builds the same ones. Weights are external initializers without a
 file behind them; the engine hands their memory to ONNX Runtime under these names.
 
-Contract of a trunk layer: x [T, H], past_key and past_value [1, kv_heads, P, head_dim], past_length [1] int32 (cached
-rows plus T, less 1), total_length [] int32 (cached rows plus T) -> residual [T, H], hidden [T, H] (rows that enter
-experts), weights [T, k], experts [T, k] int32, present_key and present_value. Initializers: the sections of the layer,
-rope_cos and rope_sin [context, head_dim / 2].
-Contract of an expert: x [T, H] -> y [T, H], no gate weight inside. Contract of the head: x [T, H] -> logits [T, V].
+Contract of an expert, a shared one too: x [T, H] -> y [T, H], no gate weight inside. Contract of the head: x [T, H] ->
+logits [T, V]. Trunk layers are in sawyer.model.trunk_graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sawyer.model.layout import Q4_BLOCK, FileShape, Section, expert_shape
+from sawyer.model.layout import Q4_BLOCK, Section, expert_shape, shared_shape
 from sawyer.schemas.models import Format, ModelLayout
 
 OPSET: Final = 21
@@ -28,12 +25,16 @@ IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
 _TYPES: Final = {"f32": TensorProto.FLOAT, "u8": TensorProto.UINT8}
 
+REAL: Final = TensorProto.FLOAT
+WHOLE: Final = TensorProto.INT32
+Norm = Literal["rms", "layer"]
+"""Root mean square, or LayerNorm without a bias."""
 Value = tuple[str, int, list[int | str]]
 
 
 def expert_graph(layout: ModelLayout, format: Format, *, accuracy_level: int) -> bytes:
     """One SwiGLU expert: down(silu(gate x) * up x). `accuracy_level` (q4 only): 4 multiplies in int8, 0 in float32."""
-    graph = _Graph(expert_shape(layout, format).sections)
+    graph = Graph(expert_shape(layout, format).sections)
     rows = {"gate_up": (2 * layout.ffn, layout.hidden), "down": (layout.hidden, layout.ffn)}
 
     def linear(x: str, name: str, out: str = "") -> str:
@@ -45,32 +46,33 @@ def expert_graph(layout: ModelLayout, format: Format, *, accuracy_level: int) ->
             K=inputs, N=outputs, bits=4, block_size=Q4_BLOCK, accuracy_level=accuracy_level,
         )  # fmt: skip
 
-    gate, up = graph.split(linear("x", "gate_up"), (layout.ffn, layout.ffn))
-    swish = graph.op("Mul", gate, graph.op("Sigmoid", gate))
-    linear(graph.op("Mul", swish, up), "down", out="y")
-    return graph.serialize(
-        [("x", TensorProto.FLOAT, ["T", layout.hidden])], [("y", TensorProto.FLOAT, ["T", layout.hidden])]
-    )
+    linear(graph.swish_product(linear("x", "gate_up"), layout.ffn), "down", out="y")
+    return graph.serialize([("x", REAL, ["T", layout.hidden])], [("y", REAL, ["T", layout.hidden])])
 
 
-def head_graph(layout: ModelLayout) -> bytes:
+def shared_graph(layout: ModelLayout, *, gated: bool) -> bytes:
+    """The expert that every token passes, in float32; `gated`: times sigmoid(x shared_gate). Initializers: the sections
+    of `layout.shared_shape`."""
+    file = shared_shape(layout, gated=gated)
+    assert file is not None, "asked for a model that has one"
+    assert layout.shared_ffn is not None, "then it has a width"
+    graph = Graph(file.sections)
+    if not gated:
+        graph.mlp("x", layout.shared_ffn, out="y")
+    else:
+        gate = graph.op("Sigmoid", graph.linear("x", "shared_gate"))
+        graph.op("Mul", graph.mlp("x", layout.shared_ffn), gate, out="y")
+    return graph.serialize([("x", REAL, ["T", layout.hidden])], [("y", REAL, ["T", layout.hidden])])
+
+
+def head_graph(layout: ModelLayout, norm: Norm) -> bytes:
     """The final norm and the head. Initializers: norm [H], head [V, H]."""
-    graph = _Graph((Section("norm", (layout.hidden,)), Section("head", (layout.vocab, layout.hidden))))
-    graph.linear(graph.rms_norm("x", "norm", float(layout.rms_eps)), "head", out="logits")
-    return graph.serialize(
-        [("x", TensorProto.FLOAT, ["T", layout.hidden])], [("logits", TensorProto.FLOAT, ["T", layout.vocab])]
-    )
+    graph = Graph((Section("norm", (layout.hidden,)), Section("head", (layout.vocab, layout.hidden))))
+    graph.linear(graph.norm(norm, "x", "norm", float(layout.rms_eps)), "head", out="logits")
+    return graph.serialize([("x", REAL, ["T", layout.hidden])], [("logits", REAL, ["T", layout.vocab])])
 
 
-def rope_tables(layout: ModelLayout) -> dict[str, NDArray[np.float32]]:
-    """rope_cos and rope_sin [context, head_dim / 2], in float32 throughout as transformers computes them."""
-    exponents = np.arange(0, layout.head_dim, 2, dtype=np.float32) / np.float32(layout.head_dim)
-    frequencies = np.float32(1) / np.float32(layout.rope_theta) ** exponents
-    angles = np.arange(layout.context, dtype=np.float32)[:, None] * frequencies
-    return {"rope_cos": np.cos(angles), "rope_sin": np.sin(angles)}
-
-
-class _Graph:
+class Graph:
     """Nodes in order, constants, and the names of external initializers."""
 
     def __init__(self, sections: Iterable[Section]) -> None:
@@ -80,7 +82,7 @@ class _Graph:
 
     def op(self, kind: str, *inputs: str, out: str = "", domain: str = "", **attributes: Any) -> str:
         """Appends a node with one output and returns the output's name."""
-        return self.ops(kind, *inputs, outs=(out or self._fresh(),), domain=domain, **attributes)[0]
+        return self.ops(kind, *inputs, outs=(out or self.fresh(),), domain=domain, **attributes)[0]
 
     def ops(
         self, kind: str, *inputs: str, outs: tuple[str, ...], domain: str = "", **attributes: Any
@@ -90,20 +92,41 @@ class _Graph:
         return outs
 
     def constant(self, *numbers: int) -> str:
-        name = self._fresh()
-        self._initializers.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
-        return name
+        return self._constant(np.array(numbers, np.int64))
 
-    def linear(self, x: str, weights: str, *, out: str = "") -> str:
-        """x [T, K] times weights [N, K] transposed."""
-        return self.op("Gemm", x, weights, out=out, transB=1)
+    def index(self, number: int) -> str:
+        """One int64 without an axis."""
+        return self._constant(np.array(number, np.int64))
 
-    def rms_norm(self, x: str, weights: str, eps: float, *, out: str = "") -> str:
-        return self.op("SimplifiedLayerNormalization", x, weights, out=out, axis=-1, epsilon=eps, stash_type=1)
+    def scalar(self, number: float) -> str:
+        return self._constant(np.array(number, np.float32))
+
+    def linear(self, x: str, weights: str, bias: str = "", *, out: str = "") -> str:
+        """x [T, K] times weights [N, K] transposed, plus a bias [N]."""
+        return self.op("Gemm", x, weights, *([bias] if bias else []), out=out, transB=1)
+
+    def norm(self, kind: Norm, x: str, weights: str, eps: float, *, out: str = "") -> str:
+        """Over the last axis."""
+        if kind == "rms":
+            return self.op("SimplifiedLayerNormalization", x, weights, out=out, axis=-1, epsilon=eps, stash_type=1)
+        return self.op("LayerNormalization", x, weights, out=out, axis=-1, epsilon=eps)
+
+    def swish_product(self, gate_up: str, width: int) -> str:
+        """silu(gate) * up, of [T, 2 width]."""
+        gate, up = self.split(gate_up, (width, width))
+        return self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), up)
+
+    def mlp(self, x: str, width: int, *, out: str = "") -> str:
+        """A SwiGLU MLP in float32. Initializers: gate_up [2 width, H], down [H, width]."""
+        return self.linear(self.swish_product(self.linear(x, "gate_up"), width), "down", out=out)
+
+    def reshape(self, x: str, *shape: int) -> str:
+        """0 keeps an axis, -1 follows from the others."""
+        return self.op("Reshape", x, self.constant(*shape))
 
     def split(self, x: str, sizes: tuple[int, ...]) -> tuple[str, ...]:
         """Parts of the last axis."""
-        return self.ops("Split", x, self.constant(*sizes), outs=tuple(self._fresh() for _ in sizes), axis=-1)
+        return self.ops("Split", x, self.constant(*sizes), outs=tuple(self.fresh() for _ in sizes), axis=-1)
 
     def serialize(self, inputs: Iterable[Value], outputs: Iterable[Value]) -> bytes:
         graph = helper.make_graph(
@@ -117,67 +140,15 @@ class _Graph:
         raw: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
         return raw
 
-    def _fresh(self) -> str:
+    def _constant(self, array: NDArray[Any]) -> str:
+        name = self.fresh()
+        self._initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def fresh(self) -> str:
+        """A name that nothing has yet."""
         self._count += 1
         return f"t{self._count}"
-
-
-class TrunkLayerGraph:
-    """The blocks that families make trunk layers of, over one graph with the contract's inputs and outputs."""
-
-    def __init__(self, layout: ModelLayout, file: FileShape) -> None:
-        half = (layout.context, layout.head_dim // 2)
-        self._layout = layout
-        self._graph = _Graph((*file.sections, Section("rope_cos", half), Section("rope_sin", half)))
-
-    def rms_norm(self, x: str, weights: str, *, out: str = "") -> str:
-        return self._graph.rms_norm(x, weights, float(self._layout.rms_eps), out=out)
-
-    def linear(self, x: str, weights: str, *, out: str = "") -> str:
-        return self._graph.linear(x, weights, out=out)
-
-    def add(self, left: str, right: str, *, out: str = "") -> str:
-        return self._graph.op("Add", left, right, out=out)
-
-    def grouped_query_attention(self, qkv: str) -> str:
-        """Causal attention with half-split RoPE over packed rows [T, (heads + 2 kv_heads) head_dim], scale d^-0.5."""
-        graph, layout = self._graph, self._layout
-        axis = graph.constant(0)
-        batched = graph.op("Unsqueeze", qkv, axis)
-        attended = graph.ops(
-            "GroupQueryAttention", batched, "", "", "past_key", "past_value", "past_length", "total_length",
-            "rope_cos", "rope_sin", outs=("attended", "present_key", "present_value"), domain=MICROSOFT,
-            num_heads=layout.heads, kv_num_heads=layout.kv_heads, do_rotary=1, scale=layout.head_dim**-0.5,
-        )[0]  # fmt: skip
-        return graph.op("Squeeze", attended, axis)
-
-    def top_k_gate(self, router_logits: str, *, renormalise: bool) -> None:
-        """Softmax over all experts, then the k best. In the graph, so that ties break the same everywhere."""
-        graph = self._graph
-        best = "best" if renormalise else "weights"
-        probabilities = graph.op("Softmax", router_logits, axis=-1)
-        _, chosen = graph.ops("TopK", probabilities, graph.constant(self._layout.top_k), outs=(best, "chosen"), axis=-1)
-        if renormalise:
-            total = graph.op("ReduceSum", best, graph.constant(-1), keepdims=1)
-            graph.op("Div", best, total, out="weights")
-        graph.op("Cast", chosen, out="experts", to=TensorProto.INT32)
-
-    def serialize(self) -> bytes:
-        """The graph as ONNX bytes, with the inputs and outputs of the contract."""
-        layout, real, whole = self._layout, TensorProto.FLOAT, TensorProto.INT32
-        past: list[int | str] = [1, layout.kv_heads, "P", layout.head_dim]
-        present: list[int | str] = [1, layout.kv_heads, "Q", layout.head_dim]
-        return self._graph.serialize(
-            [
-                ("x", real, ["T", layout.hidden]), ("past_key", real, past), ("past_value", real, past),
-                ("past_length", whole, [1]), ("total_length", whole, []),
-            ],
-            [
-                ("residual", real, ["T", layout.hidden]), ("hidden", real, ["T", layout.hidden]),
-                ("weights", real, ["T", layout.top_k]), ("experts", whole, ["T", layout.top_k]),
-                ("present_key", real, present), ("present_value", real, present),
-            ],
-        )  # fmt: skip
 
 
 def _external(section: Section) -> onnx.TensorProto:

@@ -6,7 +6,7 @@ no header: names, shapes and types follow from the manifest's layout and format,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, prod
@@ -97,8 +97,14 @@ def check_bounds(layout: ModelLayout) -> None:
     for name, value, most in sizes:
         if value > most:
             raise UnsupportedModel(f"{name}: at most {most}, got {value}")
-    for name, text in (("rms_eps", layout.rms_eps), ("rope_theta", layout.rope_theta)):
-        if not _is_positive_real(text):
+    yarn = layout.yarn
+    numbers = {
+        "rms_eps": layout.rms_eps, "rope_theta": layout.rope_theta, "gate_norm": layout.gate_norm,
+        "gate_scale": layout.gate_scale, "clip_qkv": layout.clip_qkv,
+        **({} if yarn is None else {f"yarn.{name}": text for name, text in yarn if isinstance(text, str)}),
+    }  # fmt: skip
+    for name, text in numbers.items():
+        if text is not None and not _is_positive_real(text):
             raise UnsupportedModel(f"{name}: expected a positive number, got {text!r}")
 
 
@@ -111,6 +117,11 @@ def _is_positive_real(text: str) -> bool:
 
 def trunk_layer_file(layer: int) -> str:
     return f"trunk/L{layer}.f32.bin"
+
+
+def shared_file(layer: int) -> str:
+    """The expert of this layer that every token passes; beside the trunk, with which it runs."""
+    return f"trunk/L{layer}.shared.f32.bin"
 
 
 def expert_file(layer: int, expert: int, format: Format) -> str:
@@ -136,14 +147,36 @@ def _q4_sections(name: str, shape: tuple[int, int]) -> tuple[Section, Section]:
     return Section(f"{name}.q4", (rows, blocks, Q4_BLOCK // 2), "u8"), Section(f"{name}.scales", (rows, blocks))
 
 
-def file_shapes(layout: ModelLayout, format: Format, *, trunk_layer: FileShape, tied: bool) -> Mapping[str, FileShape]:
+def mlp_sections(hidden: int, width: int) -> tuple[Section, Section]:
+    """A SwiGLU MLP in float32: gate and up in one matrix, then down."""
+    return Section("gate_up", (2 * width, hidden)), Section("down", (hidden, width))
+
+
+def shared_shape(layout: ModelLayout, *, gated: bool) -> FileShape | None:
+    """The shared expert, and the row that says how much of it counts if it is `gated`; None for a model without."""
+    if layout.shared_ffn is None:
+        return None
+    gate = (Section("shared_gate", (1, layout.hidden)),) if gated else ()
+    return FileShape((*mlp_sections(layout.hidden, layout.shared_ffn), *gate))
+
+
+def file_shapes(
+    layout: ModelLayout,
+    format: Format,
+    *,
+    trunk_layer: Callable[[int], FileShape],
+    shared: FileShape | None,
+    tied: bool,
+) -> Mapping[str, FileShape]:
     """Every weights file of a split model by its path, in the order in which a split writes them."""
     expert = expert_shape(layout, format)
     shapes = {EMBED_FILE: FileShape((Section("embed", (layout.vocab, layout.hidden)),))}
     shapes[NORM_FILE] = FileShape((Section("norm", (layout.hidden,)),))
     if not tied:
         shapes[HEAD_FILE] = FileShape((Section("head", (layout.vocab, layout.hidden)),))
-    shapes.update((trunk_layer_file(layer), trunk_layer) for layer in range(layout.layers))
+    shapes.update((trunk_layer_file(layer), trunk_layer(layer)) for layer in range(layout.layers))
+    if shared is not None:
+        shapes.update((shared_file(layer), shared) for layer in layout.moe_layers)
     shapes.update((expert_file(layer, expert_id, format), expert) for layer, expert_id in all_experts(layout))
     return MappingProxyType(shapes)
 

@@ -26,9 +26,11 @@ from sawyer.model.layout import (
     TOKENIZER_FILE,
     FileShape,
     expert_file,
+    shared_file,
     trunk_layer_file,
 )
 from sawyer.model.quantize import quantize_q4
+from sawyer.model.supply import AllHere, Supply
 from sawyer.model.writing import Chunk, Journal, only_writer, write_file
 from sawyer.schemas.models import MANIFEST_FILE, FileDigest, Format, Manifest
 
@@ -62,16 +64,23 @@ class _Planned:
 
 
 def split(
-    source: Path, out: Path, *, model: ModelId, format: Format = "q4", progress: Progress | None = None
+    source: Path | Checkpoint,
+    out: Path,
+    *,
+    model: ModelId,
+    format: Format = "q4",
+    progress: Progress | None = None,
+    supply: Supply | None = None,
 ) -> Manifest:
     """Splits the checkpoint in `source` into the folder `out`. Peak memory is about one expert, whatever the model.
 
-    `progress` is called after each chunk; what it raises stops the split, which can be continued later. Raises
-    UsageError (no checkpoint, `out` taken), UnsupportedModel, CheckpointCorrupt, Busy (another split is writing there).
+    `progress` is called after each chunk; what it raises stops the split, which can be continued later. `supply` brings
+    files of the checkpoint that are not here yet, and decides in which order they are used. Raises UsageError (no
+    checkpoint, `out` taken), UnsupportedModel, CheckpointCorrupt, Busy (another split is writing there).
     """
     if not is_slug(model):
         raise UsageError(f"{model!r} is not a model id", hint="Use lower-case letters, digits, - and _.")
-    checkpoint = Checkpoint.open(source)
+    checkpoint = Checkpoint.open(source) if isinstance(source, Path) else source
     family = family_of(checkpoint.config)
     layout, tied = family.layout(checkpoint.config), family.is_tied(checkpoint.config)
     tensors = family.tensors(layout, checkpoint.tensors.keys(), tied=tied)
@@ -81,7 +90,12 @@ def split(
         if (out / MANIFEST_FILE).exists():
             raise UsageError(f"{out} already holds a split model", hint="Use it, delete it, or choose another folder.")
         journal = Journal(out, f"{BYTES_VERSION} {format} {checkpoint.identity}")
-        files = tuple(_write_all(out, plan, journal, progress or _silent))
+        supply = supply or AllHere()
+        order = supply.schedule(out, {planned.path: planned.size_bytes for planned in plan}, tensors, format)
+        planned_at = {planned.path: planned for planned in plan}
+        written = _write_all(out, [planned_at[path] for path in order], journal, supply, progress or _silent)
+        digests = {digest.path: digest for digest in written}
+        files = tuple(digests[planned.path] for planned in plan)
         manifest = Manifest(
             v=1, model=model, format=format, layout=layout, config_sha256=checkpoint.config_sha256, files=files
         )
@@ -129,6 +143,9 @@ def _sources(
     for layer, parts in enumerate(tensors.layers):
         path = trunk_layer_file(layer)
         sources[path] = partial(_stored, checkpoint, tuple(parts[section.name] for section in shapes[path].sections))
+    for layer, parts in tensors.shared.items():
+        path = shared_file(layer)
+        sources[path] = partial(_stored, checkpoint, tuple(parts[section.name] for section in shapes[path].sections))
     for (layer, expert), refs in tensors.experts.items():
         sources[expert_file(layer, expert, format)] = partial(_expert, checkpoint, refs, format)
     return sources
@@ -156,7 +173,9 @@ def _expert(checkpoint: Checkpoint, refs: ExpertRefs, format: Format) -> Iterato
         yield [scales for _, scales in quantized]
 
 
-def _write_all(out: Path, plan: list[_Planned], journal: Journal, progress: Progress) -> Iterator[FileDigest]:
+def _write_all(
+    out: Path, plan: list[_Planned], journal: Journal, supply: Supply, progress: Progress
+) -> Iterator[FileDigest]:
     total, before = sum(planned.size_bytes for planned in plan), 0
     for count, planned in enumerate(plan):
         path, kept = planned.path, journal.kept(planned.path)
@@ -165,11 +184,13 @@ def _write_all(out: Path, plan: list[_Planned], journal: Journal, progress: Prog
             progress(SplitProgress(path, False, files, len(plan), at + written, total))
 
         if kept is None:
+            supply.before(path)
             digest = write_file(out, path, zip(planned.offsets, planned.sections(), strict=True), report)
             journal.append(digest)
         else:
             digest = kept
         before += digest.size_bytes
+        supply.after(path)
         progress(SplitProgress(path, kept is not None, count + 1, len(plan), before, total))
         yield digest
 

@@ -5,6 +5,7 @@ The straight path of the whole project: embed; layer by layer attend and gate, d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.engine.answer import Answer, Sampled
+from sawyer.engine.cache import KvCache
 from sawyer.engine.combine import combine, group_rows
 from sawyer.engine.offload import Offload
 from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
-from sawyer.engine.trunk import KvCache, Trunk, prefill_chunks
+from sawyer.engine.trunk import Trunk, prefill_chunks
 from sawyer.model.artifacts import Artifacts
 from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
 from sawyer.schemas.messages import GenerateParams, LayerCall, Logprob
@@ -101,12 +103,21 @@ class Generation:
         return "length" if self.expired else None
 
     async def _layer(self, layer: int, rows: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
-        attended = await self._engine.compute.run(kind, self._engine.trunk.attend, layer, rows, self._cache)
+        trunk, compute = self._engine.trunk, self._engine.compute
+        attended = await compute.run(kind, trunk.attend, layer, rows, self._cache)
         groups = group_rows(attended.experts)
         work = [ExpertRows(group.expert, group.rows) for group in groups]
-        blocks, calls = await self._dispatcher.layer(self._scope, layer, attended.hidden, work)
+        if not work:  # a layer without experts
+            return attended.residual
+        asked = self._dispatcher.layer(self._scope, layer, attended.hidden, work)
+        if not trunk.has_shared(layer):
+            residual, (blocks, calls) = attended.residual, await asked
+        else:  # computed here while the others are asked elsewhere
+            shared = compute.run(f"shared {kind}" if kind else "", trunk.shared, layer, attended.hidden)
+            (blocks, calls), added = await asyncio.gather(asked, shared)
+            residual = attended.residual + added
         self._calls.append((layer, tuple(calls)))
-        return combine(attended.residual, groups, blocks, attended.weights)
+        return combine(residual, groups, blocks, attended.weights)
 
 
 def _token_kind(params: GenerateParams) -> str:

@@ -12,8 +12,9 @@ from sawyer.errors import UnsupportedModel
 from sawyer.model.checkpoint import TensorRef
 from sawyer.model.families.config import integer, real_text, require, token_ids
 from sawyer.model.families.family import ExpertRefs, TensorMap
-from sawyer.model.graphs import TrunkLayerGraph
+from sawyer.model.graphs import Norm
 from sawyer.model.layout import FileShape, Section, all_experts
+from sawyer.model.trunk_graph import TrunkLayerGraph
 from sawyer.schemas.models import ModelLayout
 
 DEFAULT_THETA: Final = 1_000_000.0
@@ -26,6 +27,8 @@ class Mixtral:
     """`MixtralForCausalLM`, in hub names or with the fused experts that newer tools save."""
 
     name: str = "mixtral"
+    norm: Norm = "rms"
+    gated_shared: bool = False
 
     def layout(self, config: Mapping[str, Any]) -> ModelLayout:
         require(config, "hidden_act", None, "silu")
@@ -83,7 +86,7 @@ class Mixtral:
             ignored=frozenset(ignored),
         )
 
-    def trunk_layer(self, layout: ModelLayout) -> FileShape:
+    def trunk_layer(self, layout: ModelLayout, layer: int) -> FileShape:  # noqa: ARG002 (all layers are alike)
         hidden, width = layout.hidden, layout.heads * layout.head_dim
         return FileShape(
             (
@@ -95,13 +98,13 @@ class Mixtral:
             )
         )
 
-    def trunk_graph(self, layout: ModelLayout) -> bytes:
-        graph = TrunkLayerGraph(layout, self.trunk_layer(layout))
-        normed = graph.rms_norm("x", "input_norm")
+    def trunk_graph(self, layout: ModelLayout, layer: int) -> bytes:
+        graph = TrunkLayerGraph(layout, self.trunk_layer(layout, layer))
+        normed = graph.norm("x", "input_norm")
         attended = graph.grouped_query_attention(graph.linear(normed, "qkv"))
         graph.add("x", graph.linear(attended, "attention_out"), out="residual")
-        graph.rms_norm("residual", "post_norm", out="hidden")
-        graph.top_k_gate(graph.linear("hidden", "gate"), renormalise=True)
+        graph.norm("residual", "post_norm", out="hidden")
+        graph.gate(graph.linear("hidden", "gate"), norm=1)
         return graph.serialize()
 
 
