@@ -6,11 +6,14 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,27 +41,75 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, **{name: str(folder) for name, folder in folders.items()}, "COLUMNS": "120"}
 
 
-def runner(user: Path, **settings: str) -> Callable[..., Done]:
+class Zygote:
+    """See zygote.py. One command at a time."""
+
+    def __init__(self) -> None:
+        self._asking, theirs = socket.socketpair()
+        with theirs:
+            program = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(theirs.fileno())]
+            self._process = subprocess.Popen(program, pass_fds=[theirs.fileno()], env=environment(Path("/nonexistent")))
+        self._answers = self._asking.makefile("rb", buffering=0)  # what has come is then seen by select
+
+    def run(self, arguments: Sequence[str], settings: dict[str, str], text: str = "") -> Done:
+        """The command with this environment and `text` on stdin."""
+        asked = {"arguments": arguments, "environment": settings, "folder": str(Path.cwd())}
+        (stdin, to_stdin), (from_out, out), (from_err, err) = os.pipe(), os.pipe(), os.pipe()
+        socket.send_fds(self._asking, [json.dumps(asked).encode()], [stdin, out, err])
+        for each in (stdin, out, err):
+            os.close(each)
+        pid = int(self._answers.readline())
+        with ThreadPoolExecutor(3) as pipes:
+            pipes.submit(_write_all, to_stdin, text)
+            printed, said = (pipes.submit(_read_all, each) for each in (from_out, from_err))
+            if not select.select([self._asking], [], [], TIMEOUT_S)[0]:
+                os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(arguments, TIMEOUT_S)
+            return Done(int(self._answers.readline()), printed.result(), said.result())
+
+    def close(self) -> None:
+        self._answers.close()
+        self._asking.close()
+        self._process.wait(TIMEOUT_S)
+
+
+def _write_all(descriptor: int, text: str) -> None:
+    with suppress(BrokenPipeError), open(descriptor, "wb") as stream:
+        stream.write(text.encode())
+
+
+def _read_all(descriptor: int) -> str:
+    with open(descriptor, "rb") as stream:
+        return stream.read().decode()
+
+
+def runner(zygote: Zygote, user: Path, **settings: str) -> Callable[..., Done]:
     """`run("generate", "It was a", text="stdin")` runs the command of this user, with these settings."""
 
     def run(*arguments: str | int | Path, text: str = "") -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "sawyer", *map(str, arguments)],
-            check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(user) | settings,
-            input=text,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
+        done = zygote.run([*map(str, arguments)], environment(user) | settings, text)
+        assert "Traceback" not in done.err
+        return done
 
     return run
 
 
 @pytest.fixture(scope="session")
-def sawyer(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
-    """`sawyer("demo", "--json")` runs the command and returns exit code, stdout and stderr."""
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def sawyer(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """`sawyer("demo", "--json")` runs the command in a process of its own and returns exit code, stdout and stderr;
+    with `program`, in a new Python that is started so."""
     home = tmp_path_factory.mktemp("user")
 
-    def run(*arguments: str | Path, program: tuple[str, ...] = ("-m", "sawyer")) -> Done:
+    def run(*arguments: str | Path, program: tuple[str, ...] = ()) -> Done:
+        if not program:
+            return zygote.run([*map(str, arguments)], environment(home))
         done = subprocess.run(
             [sys.executable, *program, *map(str, arguments)],
             check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(home),
@@ -127,9 +178,9 @@ def url(up: Path) -> str:
 
 
 @pytest.fixture
-def guest(url: str, tmp_path: Path) -> Callable[..., Done]:
+def guest(zygote: Zygote, url: str, tmp_path: Path) -> Callable[..., Done]:
     """A command of somebody with a home of their own."""
-    return runner(tmp_path, SAWYER_HOME=str(tmp_path / "guest"), SAWYER_NATS=url)
+    return runner(zygote, tmp_path, SAWYER_HOME=str(tmp_path / "guest"), SAWYER_NATS=url)
 
 
 def processes_of(home: Path) -> list[str]:

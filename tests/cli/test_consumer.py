@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import TIMEOUT_S, Done, environment, runner, wait_until
+from .conftest import TIMEOUT_S, Done, Zygote, environment, runner, wait_until
 
 CONTEXT = 512
 """Of the demo model."""
 
 
 @pytest.fixture
-def alice(up: Path, tmp_path: Path) -> Callable[..., Done]:
+def alice(zygote: Zygote, up: Path, tmp_path: Path) -> Callable[..., Done]:
     """`alice("generate", "It was a", text="stdin")`: a command of hers in the home of the network."""
-    return runner(tmp_path, SAWYER_HOME=str(up), SAWYER_ACCOUNT="alice")
+    return runner(zygote, tmp_path, SAWYER_HOME=str(up), SAWYER_ACCOUNT="alice")
 
 
 def _started(user: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:

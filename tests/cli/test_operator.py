@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Done, runner
+from .conftest import Done, Zygote, runner
 
 START = "2026-01-31"
 
 
 @pytest.fixture
-def operator(up: Path, tmp_path: Path) -> Callable[..., Done]:
+def operator(zygote: Zygote, up: Path, tmp_path: Path) -> Callable[..., Done]:
     """`operator("pricing", "show", text="stdin")`: a command in the home of the network."""
-    return runner(tmp_path, SAWYER_HOME=str(up), SAWYER_ACCOUNT="alice")
+    return runner(zygote, tmp_path, SAWYER_HOME=str(up), SAWYER_ACCOUNT="alice")
 
 
 def opened(operator: Callable[..., Done], account: str) -> None:
