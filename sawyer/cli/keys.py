@@ -105,7 +105,7 @@ def rotate_command(
 def revoke_command(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The public key, as `keys ls --all` shows it.")],
     since: Annotated[
-        str, typer.Option("--since", metavar="DATE", help="It may have been in other hands since then (UTC).")
+        str, typer.Option("--since", metavar="TIME", help="It may have been in other hands since then (UTC).")
     ] = "",
     reason: Annotated[str, typer.Option("--reason", metavar="WORD", help="Why: one word.")] = "revoked",
     as_json: JsonOption = False,
@@ -119,7 +119,7 @@ def revoke_command(
     With --since, what it signed after that time is in question: `ledger replay` names it. The operator's key and the
     ledger's are rotated first.
     """
-    from sawyer.cli.granting import day_ms
+    from sawyer.cli.moments import moment_ms
     from sawyer.cli.rotation import revoke
     from sawyer.identity.keys import public_bytes
 
@@ -130,7 +130,7 @@ def revoke_command(
     if not is_slug(reason):
         raise UsageError(f"{reason!r} is not one word", hint="Such as stolen, lost or retired.")
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
-    since_ms = day_ms(since) if since else 0
+    since_ms = moment_ms(since) if since else 0
     entry = asyncio.run(revoke(settings, key, since_ms, reason))
     if as_json:
         output.emit_json({"key": key, "since_ms": since_ms, "reason": reason, "entry": entry.seq})
@@ -163,4 +163,4 @@ def _tell(done: Rotated) -> None:
     elif done.role == "operator":
         output.say("Whoever trusts this network still does: the old key signed for the new one.")
     if done.entry:
-        output.say(f"If the old key may be in other hands: sawyer keys revoke {done.old} --since DATE --reason stolen")
+        output.say(f"If the old key may be in other hands: sawyer keys revoke {done.old} --since TIME --reason stolen")

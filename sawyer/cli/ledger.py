@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
 from sawyer.cli import output
+from sawyer.cli.moments import moment_ms
 from sawyer.cli.targets import read_text
 from sawyer.errors import EXIT_WRONG, UsageError, VerificationError
 from sawyer.home import Home
@@ -59,7 +59,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 _NATS_SCHEMES: Final = ("nats://", "tls://", "ws://", "wss://")
 _MOST_DIGITS: Final = 15
 """Of an entry's number."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Brought(TypedDict):
@@ -244,14 +243,10 @@ def _at(text: str) -> At | None:
             raise UsageError(f"there is no entry {text}", hint="Entries are numbered from 1.")
         return At(seq=int(text))
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return At(ts_ms=max(1, moment_ms(text)))
+    except UsageError as error:
         hint = "Give an entry's number, or a time like 2026-11-23 or 2026-11-23T16:07:30 (UTC)."
-        raise UsageError(f"{text!r} is neither an entry nor a time", hint=hint) from error
-    at_ms = ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
-    if at_ms <= 0:
-        raise UsageError(f"{text} is before every book")
-    return At(ts_ms=at_ms)
+        raise UsageError(f"{text!r} is neither an entry nor a time of a book", hint=hint) from error
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from sawyer.cli import output
 from sawyer.cli.facts import summary
+from sawyer.cli.moments import moment_ms
 from sawyer.cli.notes import read_note
 from sawyer.clock import iso
 from sawyer.errors import UsageError
@@ -48,8 +48,8 @@ class Filter:
         for name in (account, host, node):
             if name and not is_slug(name):
                 raise UsageError(f"{name!r} is no name", hint="Names are like alice, bob-2 or my_node.")
-        since_ms = moment_of(since) if since else 0
-        return cls(account, host, node, kind, since_ms, moment_of(until) if until else search.NO_END_MS)
+        since_ms = moment_ms(since) if since else 0
+        return cls(account, host, node, kind, since_ms, moment_ms(until) if until else search.NO_END_MS)
 
     def rows(self) -> Wanted:
         """What a database may look for."""
@@ -73,15 +73,6 @@ def newest(source: Source, count: int, wanted: Filter) -> list[Entry]:
     accept = wanted.has if wanted.account or wanted.host or wanted.node else None
     since_ms, until_ms = wanted.since_ms, wanted.until_ms
     return search.newest(source, wanted.rows(), count, accept=accept, since_ms=since_ms, until_ms=until_ms)
-
-
-def moment_of(text: str) -> int:
-    """Milliseconds since 1970 of a day or a time, UTC unless it says otherwise. Raises UsageError."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no time", hint="Give it like 2026-11-23 or 2026-11-23T16:07 (UTC).") from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()) * 1000
 
 
 def entry_at(source: Source, seq: int) -> tuple[Entry, bytes]:

@@ -69,7 +69,9 @@ def _show_verdict(report: ReplayReport) -> None:
         f"in {report.duration_us / 1e6:.2f} s"
     )
     if report.repeated_signatures:
-        output.line(f"{report.repeated_signatures} signatures stand in the book twice, the same bytes: verified once")
+        count = report.repeated_signatures
+        again = "1 signature stands" if count == 1 else f"{count} signatures stand"
+        output.line(f"{again} in the book twice, the same bytes: verified once")
     if report.trusted_entries:
         output.line(
             f"entries 1 to {report.trusted_entries}: chained, decided and folded again, and your checkpoint's root; "

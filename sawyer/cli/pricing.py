@@ -95,7 +95,7 @@ def set_command(
     price, quant = factor(changed.price_milli), factor(changed.quant_milli)
     what = f"{changed.model} in {changed.format}: price {price}, quant {quant}"
     if seq:
-        output.line(f"published {sheet.sheet} (entry {seq}), {what}")
+        output.line(f"price sheet {sheet.sheet} is entry {seq}: {what}")
     else:
         output.line(f"nothing to publish: {what} is in force already")
     output.line(f"{EXAMPLE}: {was} before, {example_cost(sheet, changed):,} budget tokens now")

@@ -175,7 +175,7 @@ def test_balances_as_of_an_entry_are_shown_and_the_whole_book_is_verified(home: 
     ("at", "why"),
     [
         ("0", "there is no entry 0"), ("13", "there is no entry 13: the book has 12"), ("9" * 40, "there is no entry"),
-        ("soon", "'soon' is neither an entry nor a time"), ("1969-12-31", "is before every book"),
+        ("soon", "'soon' is neither an entry nor a time"), ("1969-12-31", "neither an entry nor a time of a book"),
     ],
 )  # fmt: skip
 def test_moment_that_is_none_exits_2(home: Path, capsys, at: str, why: str) -> None:
