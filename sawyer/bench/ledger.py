@@ -28,8 +28,9 @@ from sawyer.bench.ledger_book import (
 )
 from sawyer.bench.ledger_result import LedgerRounds, Start
 from sawyer.bench.signatures import Prepared, prepared, verify_s
+from sawyer.bookkeeper.collector import calm_collector
 from sawyer.bookkeeper.group_commit import GroupCommit
-from sawyer.bookkeeper.verifying import JOB_COMMANDS, Verifiers
+from sawyer.bookkeeper.verifying import JOB_COMMANDS, Verified, Verifiers
 from sawyer.clock import ManualClock
 from sawyer.errors import SawyerError, VerificationError
 from sawyer.ledger.commands import Claim, VerifiedCommand, claims, first_claims
@@ -169,7 +170,11 @@ async def _verify(arrived: asyncio.Queue[tuple[bytes, asyncio.Future[VerifiedCom
         job = [await arrived.get()]
         while len(job) < JOB_COMMANDS and not arrived.empty():
             job.append(arrived.get_nowait())
-        for (_, future), found in zip(job, await verifiers.verify([raw for raw, _ in job]), strict=True):
+        try:
+            verified: list[Verified] = await verifiers.verify([raw for raw, _ in job])
+        except SawyerError as error:  # a verifying process ended: whoever waits for an answer has to hear of it
+            verified = [error for _ in job]
+        for (_, future), found in zip(job, verified, strict=True):
             if isinstance(found, SawyerError):
                 future.set_exception(found)
             else:
@@ -178,13 +183,14 @@ async def _verify(arrived: asyncio.Queue[tuple[bytes, asyncio.Future[VerifiedCom
 
 @asynccontextmanager
 async def _writing(path: Path, who: LedgerNetwork) -> AsyncIterator[GroupCommit]:
-    """A writer over a new, opened book."""
+    """A writer over a new, opened book, in a process as the bookkeeper's is."""
     book = who.open(path, path.with_suffix(".views"), synchronous="FULL")
     commit_all(book, list(who.opening()), START_MS)
     writer = GroupCommit(book, ManualClock(START_MS))
     task = asyncio.create_task(writer.run())
     try:
-        yield writer
+        with calm_collector():
+            yield writer
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

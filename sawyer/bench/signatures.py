@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
 from typing import Final
 
-from sawyer.errors import VerificationError
+from sawyer.errors import SawyerError, VerificationError
 from sawyer.identity.keys import public_bytes, verify
 from sawyer.ledger.commands import Claim
 from sawyer.schemas.signed import pre_image
@@ -37,28 +37,43 @@ def prepared(claims: Iterable[Claim]) -> list[Prepared]:
 
 def verify_s(signatures: Sequence[Prepared], processes: int) -> float:
     """Seconds that it takes to verify all of these, divided among so many processes (1: this one). Raises
-    VerificationError if one does not hold."""
+    VerificationError if one does not hold, SawyerError if a process ends early."""
     if processes == 1:
         return _timed(signatures)
     context = multiprocessing.get_context("spawn")
     shares = [signatures[number::processes] for number in range(processes)]
     pipes = [context.Pipe() for _ in shares]
     workers = [context.Process(target=_work, args=(theirs,), daemon=True) for _, theirs in pipes]
-    for worker in workers:
-        worker.start()
-    for (ours, _), share in zip(pipes, shares, strict=True):
-        ours.send(share)
-    for ours, _ in pipes:
-        ours.recv_bytes()
+    try:
+        for worker, (_, theirs) in zip(workers, pipes, strict=True):
+            worker.start()
+            theirs.close()  # the process has its own; while this one were open, nobody would see that it ended
+        return _measured([ours for ours, _ in pipes], shares)
+    except (EOFError, OSError) as error:
+        raise SawyerError(
+            "a process that verifies signatures ended before it was done",
+            hint="What it wrote above says why. If it wrote nothing, see the system's log for who ended it (memory?).",
+        ) from error
+    finally:
+        for ours, _ in pipes:
+            ours.close()
+        for worker in workers:
+            worker.join()
+
+
+def _measured(pipes: Sequence[Connection], shares: Sequence[Sequence[Prepared]]) -> float:
+    """Seconds from the word to all until the last has answered. Raises EOFError or OSError if one ends, and what one
+    raised."""
+    for pipe, share in zip(pipes, shares, strict=True):
+        pipe.send(share)
+    for pipe in pipes:
+        pipe.recv_bytes()
     started = time.perf_counter()
-    for ours, _ in pipes:
-        ours.send_bytes(READY)
-    for ours, _ in pipes:
-        ours.recv()
-    took = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
-    return took
+    for pipe in pipes:
+        pipe.send_bytes(READY)
+    for pipe in pipes:
+        pipe.recv()
+    return time.perf_counter() - started
 
 
 def _work(pipe: Connection) -> None:

@@ -4,9 +4,9 @@ turn."""
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sawyer.clock import Clock
 from sawyer.errors import SawyerError, UnreachableError
@@ -19,8 +19,7 @@ BATCH_LIMIT: Final = 256
 Answer = Callable[[LedgerReply], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     command: VerifiedCommand
     answer: Answer
 
@@ -33,27 +32,41 @@ class GroupCommit:
         self._book = book
         self._clock = clock
         self._committed = committed
-        self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_LIMIT)
+        self._waiting: deque[_Waiting] = deque()
+        self._unanswered = 0
+        self._arrived, self._room, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._room.set()
+        self._settled.set()
 
     async def put(self, command: VerifiedCommand, answer: Answer) -> None:
         """Have it committed; `answer` is awaited with the reply once that is durable. Waits while the queue is full."""
-        await self._waiting.put(_Waiting(command, answer))
+        while len(self._waiting) >= QUEUE_LIMIT:
+            self._room.clear()
+            await self._room.wait()
+        self._waiting.append(_Waiting(command, answer))
+        self._unanswered += 1
+        self._settled.clear()
+        self._arrived.set()
 
     async def run(self) -> None:
         """Commit for ever, as much at once as waits."""
+        waiting = self._waiting
         while True:
-            batch = [await self._waiting.get()]
-            while len(batch) < BATCH_LIMIT and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            await self._arrived.wait()
+            batch = [waiting.popleft() for _ in range(min(BATCH_LIMIT, len(waiting)))]
+            if not waiting:
+                self._arrived.clear()
+            self._room.set()
             try:
                 await self._commit(batch)
             finally:
-                for _ in batch:
-                    self._waiting.task_done()
+                self._unanswered -= len(batch)
+                if not self._unanswered:
+                    self._settled.set()
 
     async def settled(self) -> None:
         """Returns when all that was put is answered."""
-        await self._waiting.join()
+        await self._settled.wait()
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         commands = [each.command for each in batch]

@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 VIEWS_ENTRIES: int = 4096
 """The views lag behind the book by so many entries at most, and catch up when the writer has nothing to do."""
 
-
 MOST_EXPIRED: int = 2048
 """Commands that one call of `expire` signs: the lock is held meanwhile, for some 100 ms."""
 
@@ -374,6 +373,7 @@ class Book:
             statement=asked.statement,
             decided=decision.decided,
             attestations=asked.attestations,
+            inner=asked.inner,
         )
 
     def _find(self, asked: VerifiedCommand, decision: Decision, written: dict[tuple[str, int], Entry]) -> EntryRef:

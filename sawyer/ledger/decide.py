@@ -76,7 +76,7 @@ def decide(state: State, command: VerifiedCommand, now_ms: int) -> Decision:
         _authorise(state, command)  # who said it is told so again, though another key may say such things by now
     if earlier is None:
         return Decision(stream, idem, _apply_rules(state, body, now_ms))
-    if earlier.content != content:
+    if earlier.content != content and not isinstance(body, AccountOpened):  # an account may have another key by now
         raise _other_content(earlier.seq, idem)
     membership.check_still_current(state, body)
     return Decision(stream, idem, Decided(), repeated=True)

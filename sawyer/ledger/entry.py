@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,8 +27,7 @@ CHECKPOINT_STREAM: Final = "log:checkpoints"
 CHECKPOINT_TOPIC: Final = "checkpoint"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
+class StoredRow(NamedTuple):
     """One row of the book's one table, as the database has it. `state` is an entry's bytes or a checkpoint note."""
 
     stream: str
@@ -90,9 +88,10 @@ def encode_entry(
     statement: bytes,
     decided: Decided,
     attestations: Sequence[Signature],
+    inner: tuple[bytes, ...] | None = None,
 ) -> tuple[bytes, Entry]:
     """The canonical bytes of a new entry, and the entry as `decode_entry` would read it. `statement` must be the
-    canonical bytes of `body`: they go in verbatim."""
+    canonical bytes of `body`: they go in verbatim. `inner`: its `inner_statements`, where the caller has them."""
     signed = tuple(attestations)
     frame: _Frame[msgspec.Raw] = _Frame(
         v=ENTRY_VERSION,
@@ -110,7 +109,8 @@ def encode_entry(
     )
     raw = encode_canonical(frame)
     leaf = leaf_hash(raw).hex()
-    inner = inner_statements(body, statement)
+    if inner is None:
+        inner = inner_statements(body, statement)
     return raw, Entry(seq, leaf, prev, log, ts_ms, kind, stream, version, idem, body, statement, decided, signed, inner)
 
 

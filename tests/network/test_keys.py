@@ -123,6 +123,8 @@ async def test_account_goes_on_with_its_new_key_and_the_old_one_orders_nothing(n
     assert (await generated(network)).usage.billed_tokens
     with pytest.raises(NotAuthorised):
         await generated(network, old)
+    async with network.client() as client:
+        assert (await client.open_account()).seq == (await client.account()).opened
     await check_book(network)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,7 +160,7 @@ def test_changed_byte_of_the_snapshot_changes_no_view(scene, rows, expected, min
 
 
 def _changed(rows: list[StoredRow], at: int, **changes: object) -> list[StoredRow]:
-    return [*rows[:at], replace(rows[at], **changes), *rows[at + 1 :]]
+    return [*rows[:at], rows[at]._replace(**changes), *rows[at + 1 :]]
 
 
 def _lies(rows: list[StoredRow]) -> Iterator[tuple[str, list[StoredRow]]]:

@@ -147,6 +147,12 @@ def test_registration_and_opening_are_superseded_after_a_rotation(judge, scene) 
         assert "that it has now" in refuse(judge, again, Superseded, "by now").hint
 
 
+def test_opening_an_account_with_its_key_of_today_is_a_repeat_and_with_a_strangers_is_not(judge, scene) -> None:
+    judge.write(scene.rotate("account", "alice", "alice-2"))
+    assert repeated(judge, scene.account("alice", "alice-2"))
+    refuse(judge, scene.account("alice", "node-a"), RefusedError, "key")
+
+
 # --- key.revoked ------------------------------------------------------------------------------------------------------
 
 
