@@ -36,6 +36,7 @@ SawyerError                     1  failed
 ├── ExpertUnavailable           1  no replica of these experts answered: the request failed, nothing is billed
 ├── WriterFenced                1  another writer owns this book
 ├── MissingExtra                1  an optional package is not installed: says which extra to install
+├── NoSpace                     1  a disk has too little room: says how much is needed and how much there is
 └── Cancelled                   1  the caller stopped it
 """
 
@@ -283,6 +284,11 @@ class WriterFenced(SawyerError):
 
 class MissingExtra(SawyerError):
     code = "missing_extra"
+
+
+class NoSpace(SawyerError):
+    code = "no_space"
+    default_hint = "Free some space there (`df -h` shows it), or choose a folder on another disk."
 
 
 class Cancelled(SawyerError):

@@ -82,6 +82,11 @@ class Home:
         return self.path / "models"
 
     @property
+    def downloads(self) -> Path:
+        """Checkpoints that were downloaded to be split, a folder each."""
+        return self.path / "downloads"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from sawyer.cli import output
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
-from sawyer.cli.output import emit_json, line, stderr
+from sawyer.cli.output import emit_json, line
 from sawyer.errors import RefusedError, UnreachableError, UsageError
 from sawyer.ids import ModelId
-from sawyer.schemas.models import Format, Manifest
+from sawyer.schemas.models import Format
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,26 +75,61 @@ def show_command(
         show_page(row, shape, wanted)
 
 
-@app.command(epilog="Example: sawyer models split ./checkpoint --name my-moe --format q4")
+@app.command(epilog="Example: sawyer models split mistralai/Mixtral-8x7B-v0.1 --delete-shards")
 def split(
-    source: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint (config.json, *.safetensors).")],
-    name: Annotated[str, typer.Option("--name", help="Model id; by default the folder's name.")] = "",
-    format: Annotated[str, typer.Option("--format", help="Format of the experts: f32 or q4.")] = "q4",
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a Hugging Face checkpoint, or a hub id to download: owner/name or owner/name@rev."
+        ),
+    ],
+    name: Annotated[str, typer.Option("--name", help="Model id; by default the name of the folder or hub id.")] = "",
+    format: Annotated[
+        str, typer.Option("--format", help="Format of the experts: q4, q8, f32, or f16 (for CUDA alone).")
+    ] = "q4",
+    trunk_format: Annotated[
+        str, typer.Option("--trunk-format", help="Format of the trunk's matrices: f32, q8, q4 or f16.")
+    ] = "f32",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; by default in the home.")] = None,
+    delete_shards: Annotated[
+        bool, typer.Option("--delete-shards", help="Delete each downloaded shard as soon as it is split.")
+    ] = False,
+    download_to: Annotated[
+        Path | None,
+        typer.Option("--download-to", metavar="DIR", help="Folder for what is downloaded; by default in the home."),
+    ] = None,
     home: Annotated[Path | None, typer.Option("--home", help="Home directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Split a checkpoint into trunk, single experts and a manifest with digests. Started again, it goes on."""
-    model = ModelId(name or source.resolve().name.lower())
+    from sawyer.cli.splitting import split_from_hub, split_with_progress
+    from sawyer.model.downloads import HubId
+
+    place = Path(source)
+    hub = None if place.exists() else HubId.parse(source)
+    model = ModelId(name or (hub.model_name if hub is not None else place.resolve().name.lower()))
+    fmt, trunk = known_format(format), known_format(trunk_format)
     folder = out or Settings.load(home=home).home.models / f"{model}-{format}"
-    manifest = split_with_progress(source, folder, model, known_format(format))
+    if hub is not None:
+        downloads = download_to or Settings.load(home=home).home.downloads / hub.folder_name
+        if downloads.resolve() == folder.resolve():
+            raise UsageError("--download-to and --out are one folder", hint="Choose two.")
+        manifest = split_from_hub(hub, downloads, folder, model, fmt, trunk, delete_shards=delete_shards)
+    elif place.exists() and (delete_shards or download_to is not None):
+        raise UsageError(
+            f"{source} is on this machine: nothing is downloaded, and nothing of yours is deleted",
+            hint="Leave out --delete-shards and --download-to, or name a hub id: owner/name.",
+        )
+    else:
+        manifest = split_with_progress(place, folder, model, fmt, trunk)
     size_bytes = sum(file.size_bytes for file in manifest.files)
     if as_json:
         emit_json(
             {"folder": str(folder), "digest": manifest.digest(), "files": len(manifest.files), "bytes": size_bytes}
         )
         return
-    line(f"{manifest.model} ({manifest.format})  {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB  {folder}")
+    formats = manifest.format if manifest.trunk_format is None else f"{manifest.format}, trunk {manifest.trunk}"
+    line(f"{manifest.model} ({formats})  {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB  {folder}")
     line(f"manifest {manifest.digest()}")
 
 
@@ -106,25 +140,6 @@ def known_format(text: str) -> Format:
         if each == text:
             return each
     raise UsageError(f"unknown format {text!r}", hint=f"Formats: {', '.join(sorted(formats, reverse=True))}.")
-
-
-def split_with_progress(source: Path, out: Path, model: ModelId, format: Format) -> Manifest:
-    """Split, with a bar on a terminal's stderr."""
-    from sawyer.model.split import SplitProgress
-    from sawyer.model.split import split as split_model
-
-    columns = (
-        TextColumn("splitting {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(model, total=None)
-
-        def report(step: SplitProgress) -> None:
-            bar.update(task, completed=step.bytes_done, total=step.bytes_total)
-
-        return split_model(source, out, model=model, format=format, progress=report)
 
 
 def _known_models(settings: Settings) -> list[KnownModel]:

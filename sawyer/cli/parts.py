@@ -49,6 +49,7 @@ def bookkeeper(
     home: HomeOption = None, nats: NatsOption = "", context: ContextOption = "", creds: CredsOption = None
 ) -> None:
     """Keep the book: the one writer of this network's ledger."""
+    from sawyer.bookkeeper.collector import calm_collector
     from sawyer.bookkeeper.copying import Copying
     from sawyer.bookkeeper.service import Bookkeeper
     from sawyer.bookkeeper.verifying import Verifiers
@@ -66,7 +67,7 @@ def bookkeeper(
         copying = Copying(settings.book, target, NetworkId(pin.network))
         witnessing = Witnessing(book, SystemClock(), place.cosigned)
         try:
-            with Verifiers(int(settings["ledger_verifiers"])) as verifiers:
+            with calm_collector(), Verifiers(int(settings["ledger_verifiers"])) as verifiers:
                 async with copying.running():
                     part = Bookkeeper(bus, book, SystemClock(), sawyer.__version__, copying.wake, witnessing, verifiers)
                     await _until_stopped(part, bus, f"bookkeeper of {pin.network}, {book.size} entries")
@@ -189,7 +190,8 @@ def model_folder(home: Home, model: str, format: str) -> Path:
         return named
     folder = home.models / f"{model}-{format}"
     if model == DEMO_MODEL and not (folder / MANIFEST_FILE).is_file():
-        from sawyer.cli.models import known_format, split_with_progress
+        from sawyer.cli.models import known_format
+        from sawyer.cli.splitting import split_with_progress
 
         split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, known_format(format))
     if not folder.is_dir():

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.errors import CheckpointCorrupt, UsageError
+from sawyer.model.layout import TOKENIZER_FILE
 
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
@@ -57,6 +58,37 @@ class StoredTensor:
     kind: str
     shape: tuple[int, ...]
     offset: int
+
+
+class Source(Protocol):
+    """A checkpoint in any form, read as if it were a folder in Hugging Face layout."""
+
+    folder: Path
+    config: dict[str, Any]
+    config_sha256: str
+    identity: str
+    """Changes whenever any of it does."""
+
+    @property
+    def tensors(self) -> Mapping[str, object]:
+        """By their names in such a folder; what stands behind a name is the reader's own business."""
+        ...
+
+    def check(self, ref: TensorRef) -> None:
+        """Raises CheckpointCorrupt unless the tensor is there, with the expected shape and a type we read."""
+        ...
+
+    def read(self, ref: TensorRef) -> NDArray[np.float32]:
+        """The weights as float32, in shape `ref.shape`, or its reverse if transposed."""
+        ...
+
+    def stream(self, ref: TensorRef) -> Iterator[NDArray[np.float32]]:
+        """The weights of `read` as flat slices, so that memory stays small however big the tensor."""
+        ...
+
+    def tokenizer(self) -> bytes:
+        """The bytes of tokenizer.json."""
+        ...
 
 
 class _Entry(msgspec.Struct):
@@ -130,6 +162,13 @@ class Checkpoint:
         total = prod(ref.shape)
         for done in range(0, total, SLICE_WEIGHTS):
             yield self._read_flat(ref.name, ref.start + done, min(SLICE_WEIGHTS, total - done))
+
+    def tokenizer(self) -> bytes:
+        """The bytes of tokenizer.json. Raises UsageError if there is none."""
+        file = self.folder / TOKENIZER_FILE
+        if not file.is_file():
+            raise UsageError(f"no {TOKENIZER_FILE} in {self.folder}", hint="Download it with the checkpoint.")
+        return _read_small(file)
 
     def _read_flat(self, name: str, start: int, count: int) -> NDArray[np.float32]:
         stored = self.tensors[name]
@@ -214,7 +253,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def read_index(file: Path) -> dict[str, list[str]]:
-    """The tensors of each file that an index names, in its order; the files may not be here. Raises CheckpointCorrupt."""
+    """The tensors of each file that an index names; the files may not be here. Raises CheckpointCorrupt."""
     shards: dict[str, list[str]] = {}
     for tensor, name in _json(_read_small(file), file, _Index).weight_map.items():
         if Path(name).name != name or not name.endswith(".safetensors"):

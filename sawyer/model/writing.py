@@ -37,6 +37,7 @@ class Journal:
     def __init__(self, folder: Path, job: str) -> None:
         self._folder = folder
         self._path = folder / JOURNAL_FILE
+        self._path.touch()
         first, *lines = self._path.read_bytes().split(b"\n")
         self._finished = dict(_digests(lines)) if first == job.encode() else {}
         self._path.write_bytes(b"\n".join([job.encode(), *(one.canonical() for one in self._finished.values()), b""]))
@@ -81,7 +82,6 @@ def only_writer(folder: Path) -> Iterator[None]:
             raise Busy(
                 f"another process is writing to {folder}", hint="Wait for it, or choose another folder."
             ) from None
-        (folder / JOURNAL_FILE).touch()
         yield
     finally:
         os.close(descriptor)
