@@ -19,6 +19,7 @@ KeyId = NewType("KeyId", str)
 
 SLUG_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """What may stand as one token of a NATS subject: no dots, spaces, `*` or `>`."""
+MAX_SLUG: Final = 63
 _SLUG: Final = re.compile(SLUG_PATTERN)
 NETWORK_PATTERN: Final = r"^[a-z0-9][a-z0-9.-]{0,62}/[a-z0-9-]{1,63}$"
 _NETWORK: Final = re.compile(NETWORK_PATTERN)
@@ -26,6 +27,11 @@ _NETWORK: Final = re.compile(NETWORK_PATTERN)
 
 def is_slug(text: str) -> bool:
     return _SLUG.fullmatch(text) is not None  # `$` alone would let a trailing newline into a subject
+
+
+def slug_of(text: str) -> str:
+    """A name that people gave as a slug: `Mixtral-8x7B-v0.1` is mixtral-8x7b-v0-1. Empty if nothing of it can stay."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:MAX_SLUG]
 
 
 def is_network(text: str) -> bool:

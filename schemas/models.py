@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from sawyer.schemas.base import Count, Positive, Sha256, Slug, Strict, Text
 
-Format = Literal["f32", "q4"]
+Format = Literal["f32", "q8", "q4", "f16"]
 MANIFEST_FILE: Final = "manifest.json"
 
 FilePath = Annotated[
@@ -107,7 +107,8 @@ class FileDigest(Strict):
 
 
 class Manifest(Strict):
-    """What `sawyer models split` made. `config_sha256` is the digest of the checkpoint's config.json."""
+    """What `sawyer models split` made. `format` is that of the experts, `trunk_format` that of the trunk's matrices
+    (absent: f32). `config_sha256` is the digest of the checkpoint's config.json."""
 
     v: Literal[1]
     model: Slug
@@ -115,6 +116,12 @@ class Manifest(Strict):
     layout: ModelLayout
     config_sha256: Sha256
     files: Annotated[tuple[FileDigest, ...], Field(min_length=1, max_length=1_000_000)]
+    trunk_format: Format | None = None
+
+    @property
+    def trunk(self) -> Format:
+        """The format of the trunk's matrices."""
+        return self.trunk_format or "f32"
 
     def digest(self) -> str:
         """SHA-256 of the canonical manifest: names these exact weights."""

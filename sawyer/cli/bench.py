@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from sawyer.cli.bench_ledger import bench_ledger
+from sawyer.cli.bench_split import bench_split
 from sawyer.cli.bench_text import progress, spread_text
 from sawyer.cli.options import JsonOption
 from sawyer.cli.output import emit_json, heading, line, table
@@ -24,6 +25,7 @@ MAX_ROUNDS: Final = 100
 
 app = typer.Typer(help="Measure this machine.")
 app.command("ledger", epilog="Example: sawyer bench ledger --json")(bench_ledger)
+app.command("split", epilog="Example: sawyer bench split --size-gb 4")(bench_split)
 
 
 @app.callback(invoke_without_command=True, epilog="Example: sawyer bench --quick --json")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from typing import Final
 
 import numpy as np
 
+from sawyer.errors import UnsupportedModel
 from sawyer.ids import RequestId
 from sawyer.model.artifacts import expected_files
 from sawyer.model.layout import FileShape, expert_shape
@@ -19,12 +21,32 @@ from sawyer.schemas.tensors import (
     encode_request,
 )
 
+FORMATS: Final[tuple[Format, ...]] = ("f32", "f16", "q8", "q4")
+"""From the largest to the smallest."""
+ROUND_TRIPS_MS: Final = (1, 5, 20, 50)
+"""From nodes in one city to nodes all over a continent."""
+
+
+@dataclass(frozen=True)
+class FormatSizes:
+    """Bytes of the files with trunk and experts in one format: the trunk with the shared experts, one expert of one
+    layer, one in each MoE layer, all of them, and everything together."""
+
+    trunk_bytes: int
+    expert_bytes: int
+    expert_of_all_layers_bytes: int
+    experts_bytes: int
+    model_bytes: int
+
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Parameters are weights; `active_parameters` work on one token. Sizes are of the files in this format. A token
-    that is generated alone takes `round_trips`, one a MoE layer, and between `wire_bytes_least` (one node serves all of
-    its experts) and `wire_bytes_most` (each is on another node) of messages, there and back, rows as float16."""
+    """Parameters are weights; `active_parameters` work on one token. `trunk_bytes`, `expert_bytes` and `experts_bytes`
+    are of the files in the formats that were asked for; `sizes` has each format that fits. A token that is generated
+    alone takes `round_trips`, one a MoE layer, and between `wire_bytes_least` (one node serves all of its experts) and
+    `wire_bytes_most` (each is on another node) of messages, there and back, rows as float16. `tokens_per_s` is what
+    those trips leave possible at a round trip of so many milliseconds, were all computing free: no request that is
+    generated token by token is faster."""
 
     parameters: int
     trunk_parameters: int
@@ -37,16 +59,15 @@ class ModelFacts:
     rows_per_token: int
     wire_bytes_least: int
     wire_bytes_most: int
+    sizes: Mapping[Format, FormatSizes]
+    tokens_per_s: Mapping[int, float]
 
 
-def facts_of(layout: ModelLayout, format: Format, *, tied: bool) -> ModelFacts:
+def facts_of(layout: ModelLayout, format: Format, trunk_format: Format = "f32", *, tied: bool) -> ModelFacts:
     """Raises UnsupportedModel if no family here computes this layout."""
-    files = expected_files(layout, format, tied=tied)
-    trunk = [shape for path, shape in files.items() if path.startswith("trunk/")]
-    experts = len(layout.moe_layers) * layout.experts
-    trunk_parameters = sum(_weights(shape) for shape in trunk)
-    layer_least = message_bytes(layout.hidden, layout.top_k)
-    layer_most = layout.top_k * message_bytes(layout.hidden, 1)
+    trunk = _trunk(layout, format, trunk_format, tied=tied)
+    experts, round_trips = len(layout.moe_layers) * layout.experts, len(layout.moe_layers)
+    trunk_parameters = sum(shape.parameters for shape in trunk)
     expert_bytes = expert_shape(layout, format).size_bytes
     return ModelFacts(
         parameters=trunk_parameters + experts * layout.expert_parameters,
@@ -56,11 +77,32 @@ def facts_of(layout: ModelLayout, format: Format, *, tied: bool) -> ModelFacts:
         trunk_bytes=sum(shape.size_bytes for shape in trunk),
         expert_bytes=expert_bytes,
         experts_bytes=experts * expert_bytes,
-        round_trips=len(layout.moe_layers),
+        round_trips=round_trips,
         rows_per_token=layout.rows_per_token,
-        wire_bytes_least=len(layout.moe_layers) * layer_least,
-        wire_bytes_most=len(layout.moe_layers) * layer_most,
+        wire_bytes_least=round_trips * message_bytes(layout.hidden, layout.top_k),
+        wire_bytes_most=round_trips * layout.top_k * message_bytes(layout.hidden, 1),
+        sizes=sizes_of(layout, tied=tied),
+        tokens_per_s={trip_ms: 1000 / (round_trips * trip_ms) for trip_ms in ROUND_TRIPS_MS},
     )
+
+
+def sizes_of(layout: ModelLayout, *, tied: bool) -> Mapping[Format, FormatSizes]:
+    """The sizes in each format that fits this layout."""
+    found: dict[Format, FormatSizes] = {}
+    for format in FORMATS:
+        try:
+            trunk = sum(shape.size_bytes for shape in _trunk(layout, format, format, tied=tied))
+        except UnsupportedModel:  # its widths are no multiples of a block
+            continue
+        expert, layers = expert_shape(layout, format).size_bytes, len(layout.moe_layers)
+        experts = layers * layout.experts * expert
+        found[format] = FormatSizes(trunk, expert, layers * expert, experts, trunk + experts)
+    return found
+
+
+def _trunk(layout: ModelLayout, format: Format, trunk_format: Format, *, tied: bool) -> list[FileShape]:
+    files = expected_files(layout, format, trunk_format, tied=tied)
+    return [shape for path, shape in files.items() if path.startswith("trunk/")]
 
 
 def message_bytes(hidden: int, experts: int) -> int:
@@ -76,8 +118,3 @@ def message_bytes(hidden: int, experts: int) -> int:
         blocks=tuple((expert, row) for expert in range(experts)), compute_us=0, waited_us=0,
     )  # fmt: skip
     return len(encode_request(there)) + len(encode_reply(back))
-
-
-def _weights(shape: FileShape) -> int:
-    """Weights in a file of the trunk, whose sections are plain float32."""
-    return sum(prod(section.shape) for section in shape.sections)

@@ -1,19 +1,20 @@
-"""How models are shown: a table of all, a page of one, and both as JSON."""
+"""How models are shown: a table of all, one of the catalogue, a page of one, and all of them as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from sawyer.cli import output
-from sawyer.cli.model_facts import ModelFacts, facts_of
+from sawyer.cli.model_facts import FORMATS, ModelFacts, facts_of
 from sawyer.cli.model_list import KnownModel, Local
-from sawyer.model.catalog import demo_checkpoint
+from sawyer.model.catalog import catalogue_model, demo_checkpoint
 from sawyer.model.checkpoint import Checkpoint
 from sawyer.model.families import family_of
-from sawyer.model.layout import HEAD_FILE
+from sawyer.model.layout import head_file
 from sawyer.schemas.events import ModelPublished
-from sawyer.schemas.models import Format, ModelLayout
+from sawyer.schemas.models import Format, Manifest, ModelLayout
 
 DEFAULT_FORMAT: Format = "q4"
 
@@ -22,6 +23,25 @@ def show_table(rows: Sequence[KnownModel]) -> None:
     """All of them, one a line."""
     columns = ("model", "format", "network", "price", "here", "size", "package", "manifest")
     output.table(columns, [_cells(row) for row in rows], numeric=("price", "size"))
+
+
+def show_catalogue(rows: Sequence[KnownModel]) -> None:
+    """The public models, smallest first, and what each would be as q4, trunk and experts."""
+    shapes = [(row.model, shape) for row in rows if (shape := shape_of(row, None)) is not None]
+    cells = [
+        (
+            model,
+            layout.family,
+            billions(facts.parameters),
+            billions(facts.active_parameters),
+            f"{layout.top_k} of {layout.experts}",
+            size_text(facts.sizes["q4"].model_bytes),
+            facts.round_trips,
+        )
+        for model, (layout, facts) in sorted(shapes, key=lambda each: each[1][1].parameters)
+    ]
+    columns = ("model", "family", "parameters", "active", "experts", "q4 size", "trips")
+    output.table(columns, cells, numeric=("parameters", "active", "experts", "q4 size", "trips"))
 
 
 def row_document(row: KnownModel) -> dict[str, object]:
@@ -36,25 +56,27 @@ def row_document(row: KnownModel) -> dict[str, object]:
         "folder": str(local.folder) if local else None,
         "size_bytes": local.size_bytes if local else None,
         "missing_files": local.missing if local else None,
-        "in_package": row.in_catalogue,
+        "in_package": row.in_package,
+        "hub_id": row.hub_id or None,
     }
 
 
 def shape_of(row: KnownModel, format: Format | None) -> tuple[ModelLayout, ModelFacts] | None:
-    """Layout and what follows from it: of the split model here, else of the package's checkpoint, as it would be in
+    """Layout and what follows from it: of the split model here, else of the config in the package, as it would be in
     this format; None where only the network has it, or has another model under that name."""
     if row.local is not None:
         manifest = row.local.manifest
-        tied = HEAD_FILE not in {file.path for file in manifest.files}
-        return manifest.layout, facts_of(manifest.layout, manifest.format, tied=tied)
-    if not row.in_catalogue:
+        tied = head_file(manifest.trunk) not in {file.path for file in manifest.files}
+        return manifest.layout, facts_of(manifest.layout, manifest.format, manifest.trunk, tied=tied)
+    config = _config_of(row)
+    if config is None:
         return None
-    config = Checkpoint.open(demo_checkpoint()).config
     family = family_of(config)
     layout = family.layout(config)
     if row.published is not None and not _is_of(layout, row.published):
         return None
-    return layout, facts_of(layout, format or DEFAULT_FORMAT, tied=family.is_tied(config))
+    stored = next((each for each in FORMATS if each == row.format), format or DEFAULT_FORMAT)
+    return layout, facts_of(layout, stored, tied=family.is_tied(config))
 
 
 def shape_document(shape: tuple[ModelLayout, ModelFacts] | None) -> dict[str, object]:
@@ -64,13 +86,16 @@ def shape_document(shape: tuple[ModelLayout, ModelFacts] | None) -> dict[str, ob
     return {"layout": shape[0].model_dump(mode="json"), "facts": asdict(shape[1])}
 
 
-def show_page(row: KnownModel, shape: tuple[ModelLayout, ModelFacts] | None, format: Format | None) -> None:
+def show_page(row: KnownModel, shape: tuple[ModelLayout, ModelFacts] | None) -> None:
     """Everything of one model."""
-    pairs = [("model", row.model), ("manifest", row.digest or "none yet: it is not split"), ("where", _where(row))]
+    pairs = [("model", row.model)]
+    if row.hub_id:
+        pairs.append(("config of", row.hub_id))
+    pairs += [("manifest", row.digest or "none yet: it is not split"), ("where", _where(row))]
     if row.price is not None:
         pairs.append(("price", f"{row.price}, in budget tokens a text token"))
     if shape is not None:
-        pairs += _shape_lines(*shape, row.format or format or DEFAULT_FORMAT)
+        pairs += _shape_lines(*shape)
     elif row.published is not None:
         told = row.published
         pairs += [
@@ -79,8 +104,21 @@ def show_page(row: KnownModel, shape: tuple[ModelLayout, ModelFacts] | None, for
             ("an expert", f"{told.expert_parameters:,} parameters"),
             ("a token", f"{told.moe_layers} round trips, {told.moe_layers * told.top_k} expert rows"),
         ]
+    if row.local is not None and shape is not None:
+        pairs.append(("files", _files(row.local.manifest, shape[1])))
     for name, value in pairs:
         output.line(f"{name:<11} {value}")
+    if shape is not None:
+        _show_sizes(shape[1])
+        _show_speeds(shape[1])
+
+
+def _config_of(row: KnownModel) -> Mapping[str, Any] | None:
+    """The config that the package has of it, if any."""
+    if row.in_package:
+        return Checkpoint.open(demo_checkpoint()).config
+    public = catalogue_model(row.model)
+    return None if public is None else public.config
 
 
 def _is_of(layout: ModelLayout, told: ModelPublished) -> bool:
@@ -88,21 +126,64 @@ def _is_of(layout: ModelLayout, told: ModelPublished) -> bool:
     return shape == (told.family, told.moe_layers, told.experts, told.top_k, told.expert_parameters)
 
 
-def _shape_lines(layout: ModelLayout, facts: ModelFacts, format: str) -> list[tuple[str, str]]:
+def _shape_lines(layout: ModelLayout, facts: ModelFacts) -> list[tuple[str, str]]:
     nodes = f"{layout.top_k} nodes" if layout.top_k > 1 else "a node"
-    return [
-        ("family", f"{layout.family}, experts in {format}"),
+    lines = [
+        ("family", layout.family),
         ("layers", f"{layout.layers}; {len(layout.moe_layers)} of them with {layout.experts} experts, top "
                    f"{layout.top_k}"),
-        ("sizes", f"hidden {layout.hidden:,}, ffn {layout.ffn:,}, {layout.heads} heads ({layout.kv_heads} for keys and "
-                  f"values) of {layout.head_dim}, vocabulary {layout.vocab:,}, context {layout.context:,}"),
-        ("parameters", f"{facts.parameters:,}: trunk {facts.trunk_parameters:,}, an expert "
-                       f"{facts.expert_parameters:,}; {facts.active_parameters:,} work on a token"),
-        ("files", f"trunk {megabytes(facts.trunk_bytes)}, experts {megabytes(facts.experts_bytes)}, "
-                  f"each {megabytes(facts.expert_bytes)}"),
-        ("a token", f"{facts.round_trips} round trips, {facts.rows_per_token} expert rows, on the wire "
-                    f"{facts.wire_bytes_least:,} bytes from one node, {facts.wire_bytes_most:,} from {nodes} a layer"),
+        ("sizes", f"hidden {layout.hidden:,}, ffn {layout.ffn:,}, vocabulary {layout.vocab:,}, context "
+                  f"{layout.context:,}"),
+        ("attention", _attention(layout)),
+        ("beside", _beside(layout)),
+        ("parameters", f"{facts.parameters:,}; {facts.active_parameters:,} work on a token"),
+        ("", f"trunk {facts.trunk_parameters:,}, an expert {facts.expert_parameters:,}"),
+        ("a token", f"{facts.round_trips} round trips, {facts.rows_per_token} expert rows; bytes on the wire:"),
+        ("", f"{facts.wire_bytes_least:,} from one node a layer, {facts.wire_bytes_most:,} from {nodes}"),
     ]  # fmt: skip
+    return [(name, value) for name, value in lines if value]
+
+
+def _attention(layout: ModelLayout) -> str:
+    latent = layout.latent
+    if latent is None:
+        return f"{layout.heads} heads ({layout.kv_heads} for keys and values) of {layout.head_dim}"
+    cached = latent.kv_rank + latent.rope_dim
+    return f"{layout.heads} heads of {layout.head_dim}, latent: {cached} cached values a token and layer"
+
+
+def _beside(layout: ModelLayout) -> str:
+    """What the trunk computes that other models leave to experts, or do without."""
+    parts = [f"a shared expert of ffn {layout.shared_ffn:,}"] if layout.shared_ffn else []
+    dense = len(layout.dense_layers)
+    if layout.dense_ffn and dense:
+        parts.append(f"{dense} layer{'s' if dense > 1 else ''} without experts, of ffn {layout.dense_ffn:,}")
+    return "; ".join(parts)
+
+
+def _files(manifest: Manifest, facts: ModelFacts) -> str:
+    return (
+        f"trunk {size_text(facts.trunk_bytes)} in {manifest.trunk}, experts {size_text(facts.experts_bytes)} in "
+        f"{manifest.format}, each {size_text(facts.expert_bytes)}"
+    )
+
+
+def _show_sizes(facts: ModelFacts) -> None:
+    output.heading("Sizes: a router holds the trunk, a node one expert or more")
+    columns = ("format", "trunk", "an expert", f"in {facts.round_trips} layers", "all experts", "together")
+    sizes = [
+        (each.trunk_bytes, each.expert_bytes, each.expert_of_all_layers_bytes, each.experts_bytes, each.model_bytes)
+        for each in facts.sizes.values()
+    ]
+    rows = [(format, *map(size_text, row)) for format, row in zip(facts.sizes, sizes, strict=True)]
+    output.table(columns, rows, numeric=columns[1:])
+
+
+def _show_speeds(facts: ModelFacts) -> None:
+    output.heading(f"Tokens/s at most, one after the other: 1 / ({facts.round_trips} x round trip)")
+    columns = ("round trip", *(f"{trip_ms} ms" for trip_ms in facts.tokens_per_s))
+    speeds = [f"{speed:.3g}" for speed in facts.tokens_per_s.values()]
+    output.table(columns, [("tokens/s", *speeds)], numeric=columns[1:])
 
 
 def _cells(row: KnownModel) -> tuple[object, ...]:
@@ -112,8 +193,8 @@ def _cells(row: KnownModel) -> tuple[object, ...]:
         "published" if row.published else "-",
         row.price or "-",
         _state(row.local) if row.local else "-",
-        megabytes(row.local.size_bytes) if row.local else "-",
-        "yes" if row.in_catalogue else "-",
+        size_text(row.local.size_bytes) if row.local else "-",
+        "yes" if row.in_package else "-",
         row.digest[:16] or "-",
     )
 
@@ -123,14 +204,21 @@ def _state(local: Local) -> str:
 
 
 def _where(row: KnownModel) -> str:
-    places = ["published on the network"] if row.published else []
+    places = [f"published on the network in {row.format}"] if row.published else []
     if row.local is not None:
-        places.append(f"{_state(row.local)} in {row.local.folder} ({megabytes(row.local.size_bytes)})")
-    if row.in_catalogue:
+        places.append(f"{_state(row.local)} in {row.local.folder} ({size_text(row.local.size_bytes)})")
+    if row.in_package:
         places.append("checkpoint in the package")
+    if row.hub_id:
+        places.append(f"on the hub: sawyer models split {row.hub_id}")
     return "; ".join(places)
 
 
-def megabytes(size_bytes: int) -> str:
-    """10.6 MB."""
-    return f"{size_bytes / 1e6:,.1f} MB"
+def size_text(size_bytes: int) -> str:
+    """10.6 MB, or 29.4 GB."""
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def billions(parameters: int) -> str:
+    """46.7 B."""
+    return f"{parameters / 1e9:,.1f} B"

@@ -30,6 +30,9 @@ def group() -> None:
 
 @app.command("ls", epilog="Example: sawyer models ls --json")
 def list_command(
+    public: Annotated[
+        bool, typer.Option("--catalogue", help="Public models whose sizes are known here, instead.")
+    ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
     nats: NatsOption = "",
@@ -37,8 +40,16 @@ def list_command(
     creds: CredsOption = None,
 ) -> None:
     """List the models that the network publishes, those split in this home, and those that come with the package."""
-    from sawyer.cli.model_report import row_document, show_table
+    from sawyer.cli.model_list import catalogue_rows
+    from sawyer.cli.model_report import row_document, shape_document, shape_of, show_catalogue, show_table
 
+    if public:
+        models = catalogue_rows()
+        if as_json:
+            emit_json([{**row_document(row), **shape_document(shape_of(row, None))} for row in models])
+        else:
+            show_catalogue(models)
+        return
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
     rows = _known_models(settings)
     if as_json:
@@ -47,7 +58,7 @@ def list_command(
         show_table(rows)
 
 
-@app.command("show", epilog="Example: sawyer models show austen-8m")
+@app.command("show", epilog="Example: sawyer models show mixtral-8x7b")
 def show_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
     format: Annotated[str, typer.Option("--format", help="The format, where there are several.")] = "",
@@ -57,22 +68,18 @@ def show_command(
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Show a model: shape, parameters, sizes, price, where it is, and what a token of it costs on the wire."""
+    """Show a model, also of the catalogue: shape, parameters, sizes, price, where it is, and what a token takes."""
+    from sawyer.cli.model_list import find
     from sawyer.cli.model_report import row_document, shape_document, shape_of, show_page
 
     wanted = known_format(format) if format else None
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
-    rows = [row for row in _known_models(settings) if row.model == name]
-    found = [row for row in rows if wanted is None or row.format in (wanted, "")]
-    if not found:
-        which = f"{name} in format {wanted}" if rows else name
-        raise UsageError(f"there is no model {which} here or on the network", hint="`sawyer models ls` lists them.")
-    row = next((each for each in found if each.local), found[0])
+    row = find(name, wanted, _known_models(settings))
     shape = shape_of(row, wanted)
     if as_json:
         emit_json({**row_document(row), **shape_document(shape)})
     else:
-        show_page(row, shape, wanted)
+        show_page(row, shape)
 
 
 @app.command(epilog="Example: sawyer models split mistralai/Mixtral-8x7B-v0.1 --delete-shards")
@@ -80,7 +87,7 @@ def split(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of a Hugging Face checkpoint, or a hub id to download: owner/name or owner/name@rev."
+            help="Folder of a Hugging Face checkpoint, a .gguf file, or a hub id to download: owner/name[@rev]."
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Model id; by default the name of the folder or hub id.")] = "",
@@ -104,10 +111,11 @@ def split(
     """Split a checkpoint into trunk, single experts and a manifest with digests. Started again, it goes on."""
     from sawyer.cli.splitting import split_from_hub, split_with_progress
     from sawyer.model.downloads import HubId
+    from sawyer.model.sources import model_name
 
     place = Path(source)
     hub = None if place.exists() else HubId.parse(source)
-    model = ModelId(name or (hub.model_name if hub is not None else place.resolve().name.lower()))
+    model = ModelId(name or (hub.model_name if hub is not None else model_name(place)))
     fmt, trunk = known_format(format), known_format(trunk_format)
     folder = out or Settings.load(home=home).home.models / f"{model}-{format}"
     if hub is not None:

@@ -20,7 +20,7 @@ CredsOption = Annotated[
 ]
 AccountOption = Annotated[str, typer.Option("--account", metavar="NAME", help="The account that pays.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-FormatOption = Annotated[str, typer.Option("--format", help="Format of the split model: q4 or f32.")]
+FormatOption = Annotated[str, typer.Option("--format", help="Format of the split model: q4, q8, f32 or f16.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=0, help="Compute threads; 0: all cores.", show_default="all cores")
 ]

@@ -58,7 +58,7 @@ def show_command(
 @app.command("set", epilog="Example: sawyer pricing set austen-8m --price 2.5 --quant 0.8")
 def set_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A published model.")],
-    format: Annotated[str, typer.Option("--format", help="q4 or f32 (default: the published one).")] = "",
+    format: Annotated[str, typer.Option("--format", help="q4, q8, f32 or f16 (default: the published one).")] = "",
     price: Annotated[str, typer.Option("--price", metavar="N", help="Times the base price; 1 is the base.")] = "",
     quant: Annotated[
         str, typer.Option("--quant", metavar="N", help="Times that, for its format: 0.8 is 20 % off.")

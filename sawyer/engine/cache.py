@@ -6,7 +6,8 @@ a token for all heads, which are written here.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+import math
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from sawyer.engine.session import Session, shared_value
 from sawyer.errors import PromptTooLong
 from sawyer.schemas.models import LatentAttention, ModelLayout
+
+MAX_SCORES: Final = 1 << 24
+"""Of heads times new rows times cached ones, in latent attention: 64 MiB each time they are written down. A chunk that
+would have more enters in equal parts, which follow from model and position alone: everybody makes the same ones."""
 
 
 class Attended(NamedTuple):
@@ -45,7 +50,7 @@ class KvCache:
     def __init__(self, layout: ModelLayout, capacity: int) -> None:
         self.capacity = capacity
         self.layers: list[LayerCache] = [
-            _KeysAndValues(layout, capacity) if layout.latent is None else _Latents(layout.latent, capacity)
+            _KeysAndValues(layout, capacity) if layout.latent is None else _Latents(layout, layout.latent, capacity)
             for _ in range(layout.layers)
         ]
 
@@ -80,21 +85,28 @@ class _KeysAndValues:
 
 
 class _Latents:
-    """One layer's latents and rotated keys, without heads."""
+    """One layer's latents and rotated keys, side by side and without heads."""
 
-    def __init__(self, sizes: LatentAttention, capacity: int) -> None:
+    def __init__(self, layout: ModelLayout, sizes: LatentAttention, capacity: int) -> None:
         self.length = 0
         self._capacity = capacity
-        self._latent = np.zeros((capacity, sizes.kv_rank), np.float32)
-        self._rope = np.zeros((capacity, sizes.rope_dim), np.float32)
+        self._heads = layout.heads
+        self._rows = np.zeros((capacity, sizes.kv_rank + sizes.rope_dim), np.float32)
 
     def attend(self, session: Session, x: NDArray[np.float32]) -> Attended:
         """See LayerCache.attend."""
-        end, past = _end(self.length, x, self._capacity), slice(self.length)
-        inputs = {"x": x, "past_latent": self._latent[past], "past_rope": self._rope[past]}
+        end = _end(self.length, x, self._capacity)
+        count = min(len(x), math.ceil(self._heads * len(x) * end / MAX_SCORES))
+        if count == 1:
+            return self._attend(session, x)
+        parts = [self._attend(session, part) for part in np.array_split(x, count)]
+        return Attended(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _attend(self, session: Session, x: NDArray[np.float32]) -> Attended:
+        end = self.length + len(x)
+        inputs = {"x": np.ascontiguousarray(x), "past_rows": self._rows[: self.length]}
         outputs = dict(zip(session.outputs, session.run(inputs), strict=True))
-        self._latent[self.length : end] = outputs.pop("new_latent")
-        self._rope[self.length : end] = outputs.pop("new_rope")
+        self._rows[self.length : end] = outputs.pop("new_rows")
         self.length = end
         return _attended(outputs)
 
@@ -119,6 +131,8 @@ def _attended(outputs: dict[str, NDArray[Any]]) -> Attended:
 def _binding(session: Session, keys: NDArray[np.float32], values: NDArray[np.float32]) -> Any:
     """Past and present are one buffer: attention appends in place instead of copying the past."""
     binding = session.raw.io_binding()
+    for name, array in session.shared.items():
+        binding.bind_ortvalue_input(name, shared_value(array))
     for name, buffer in (("key", keys), ("value", values)):
         shared = shared_value(buffer)
         binding.bind_ortvalue_input(f"past_{name}", shared)

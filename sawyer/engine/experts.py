@@ -13,15 +13,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sawyer.engine.session import CPU, Device, Session, running_provider
-from sawyer.errors import MalformedMessage, UnknownExpert, UsageError
+from sawyer.engine.session import CPU, CUDA, Device, Session, running_provider
+from sawyer.errors import MalformedMessage, MissingExtra, UnknownExpert, UsageError
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.graphs import expert_graph
 
 FAST: Final = 4
-"""accuracy_level of q4 in production: rows are rounded to int8 and multiplied in integers."""
+"""accuracy_level of q4 and q8 in production: rows are rounded to int8 and multiplied in integers."""
 EXACT: Final = 0
-"""accuracy_level of q4 in parity tests: the dequantised weights times float32 rows."""
+"""accuracy_level of q4 and q8 in parity tests: the dequantised weights times float32 rows."""
 
 
 class ExpertPool:
@@ -37,15 +37,23 @@ class ExpertPool:
         device: Device = "auto",
     ) -> None:
         """`hosted` are (layer, expert) pairs. Raises UsageError if there are none, UnknownExpert, ArtifactCorrupt,
-        MissingExtra (device "cuda" without CUDA)."""
+        MissingExtra (device "cuda" without CUDA, or experts in f16 without CUDA)."""
         self.hosted = tuple(sorted(set(hosted)))
         if not self.hosted:
             raise UsageError("no experts to host", hint="Name at least one layer and expert.")
         self.hidden = artifacts.layout.hidden
-        graph = expert_graph(artifacts.layout, artifacts.manifest.format, accuracy_level=accuracy_level)
-        self._sessions = {pair: Session(graph, artifacts.read_expert(*pair), device=device) for pair in self.hosted}
+        format = artifacts.manifest.format
+        graph = expert_graph(artifacts.layout, format, accuracy_level=accuracy_level)
+        if format == "f16" and device == "cpu":
+            raise _needs_cuda(CPU)
+        self._sessions: dict[tuple[int, int], Session] = {}
+        for pair in self.hosted:
+            session = Session(graph, artifacts.read_expert(*pair), device=device)
+            if format == "f16" and running_provider(session) != CUDA:
+                raise _needs_cuda(running_provider(session))
+            self._sessions[pair] = session
         self.provider = running_provider(self._sessions[self.hosted[0]])
-        exact_kernel = artifacts.manifest.format == "f32" or accuracy_level == FAST
+        exact_kernel = format == "f32" or accuracy_level == FAST
         self.row_exact = self.provider == CPU
         self._pairs_lone_rows = self.provider != CPU or not exact_kernel
 
@@ -60,3 +68,11 @@ class ExpertPool:
         if len(rows) == 1 and self._pairs_lone_rows:
             return session.run({"x": np.repeat(rows, 2, axis=0)})[0][:1]
         return session.run({"x": rows})[0]
+
+
+def _needs_cuda(provider: str) -> MissingExtra:
+    return MissingExtra(
+        f"experts in f16 run on CUDA alone, and sessions run here on {provider}",
+        hint="Serve the model in q4 or q8 here: half the memory or less, and no slower. For CUDA: pip uninstall "
+        "onnxruntime; pip install 'sawyer[gpu]'.",
+    )

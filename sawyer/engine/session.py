@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from numpy.typing import NDArray
@@ -60,14 +61,23 @@ def default_threads() -> int:
 class Session:
     """One loaded graph. Holds the weights' memory, because ONNX Runtime does not."""
 
-    def __init__(self, graph: bytes, weights: Mapping[str, Array], *, device: Device = "cpu") -> None:
-        """`weights` fill the graph's external initializers by name. Raises MissingExtra if `device` is "cuda" and
-        sessions cannot run there."""
+    def __init__(
+        self,
+        graph: bytes,
+        weights: Mapping[str, Array],
+        *,
+        shared: Mapping[str, Array] = MappingProxyType({}),
+        device: Device = "cpu",
+    ) -> None:
+        """`weights` fill the graph's external initializers by name; ONNX Runtime makes a copy of them. `shared` are
+        inputs that are the same in every run, which many sessions can have without one. Raises MissingExtra if `device`
+        is "cuda" and sessions cannot run there."""
         configure(default_threads())
         options = onnxruntime.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = ERRORS_ONLY
         self._weights = dict(weights)
+        self.shared = dict(shared)
         options.add_external_initializers(list(weights), [shared_value(one) for one in weights.values()])
         self.raw = onnxruntime.InferenceSession(graph, options, providers=_providers(device))
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.raw.get_outputs())
@@ -79,7 +89,7 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array]) -> list[NDArray[Any]]:
         """The outputs in the order of `self.outputs`. Thread safe; other threads run meanwhile."""
-        outputs: list[NDArray[Any]] = self.raw.run(None, inputs)
+        outputs: list[NDArray[Any]] = self.raw.run(None, {**self.shared, **inputs})
         return outputs
 
 

@@ -1,24 +1,29 @@
 """The dense part of a model: embedding, attention and gates layer by layer, head. Experts are elsewhere.
 
-The trunk runs on the CPU: ONNX Runtime has no float32 kernel of GroupQueryAttention for CUDA.
+The trunk runs on the CPU: ONNX Runtime has no float32 kernel of GroupQueryAttention for CUDA. Weights stored in float16
+are float32 here, except for the embedding, whose rows are looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.engine.cache import Attended, KvCache
+from sawyer.engine.experts import FAST
 from sawyer.engine.session import Session
 from sawyer.errors import PromptTooLong, UsageError
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.families import family_named
-from sawyer.model.graphs import head_graph, shared_graph
+from sawyer.model.graphs import head_graph, shared_graph, stored_graph
+from sawyer.model.layout import Array, head_shape, shared_shape
 from sawyer.model.trunk_graph import rope_tables
+from sawyer.schemas.models import Format
 
 PREFILL_CHUNK: Final = 128
 """Rows that a prompt enters the model by. Everybody who computes uses the same, and so gets the same bits."""
@@ -27,34 +32,42 @@ PREFILL_CHUNK: Final = 128
 class Trunk:
     """The loaded trunk of one model. Immutable; many threads may use it, each with a cache of its own."""
 
-    def __init__(self, artifacts: Artifacts, device: str = "cpu") -> None:
-        """Verifies and loads. Raises ArtifactCorrupt, UsageError for a device other than "cpu"."""
+    def __init__(self, artifacts: Artifacts, device: str = "cpu", *, accuracy_level: int = FAST) -> None:
+        """Verifies and loads. `accuracy_level` as in sawyer.engine.experts, for a trunk in q4 or q8. Raises
+        ArtifactCorrupt, UsageError for a device other than "cpu"."""
         if device != "cpu":
             raise UsageError(
                 f"the trunk cannot run on {device!r}", hint="The trunk runs on the CPU; experts can use CUDA."
             )
-        self.layout = artifacts.layout
-        self._embed: NDArray[np.float32] = artifacts.read_embed()
-        rope = rope_tables(self.layout)
-        family, layout = family_named(self.layout.family), self.layout
-        graphs = {
-            kind: family.trunk_graph(layout, kind[0]) for kind in (layout.moe_layers, layout.dense_layers) if kind
-        }
-        graph_of = {layer: graph for kind, graph in graphs.items() for layer in kind}
-        self._layers = [Session(graph_of[n], artifacts.read_trunk_layer(n) | rope) for n in range(layout.layers)]
+        self.layout = layout = artifacts.layout
+        self._embed: NDArray[np.floating[Any]] = artifacts.read_embed()
+        family, rope = family_named(layout.family), rope_tables(layout)
+        format: Format = "f32" if artifacts.manifest.trunk == "f16" else artifacts.manifest.trunk
+        in_format = partial(stored_graph, accuracy_level=accuracy_level)
+        graph_of: dict[int, bytes] = {}
+        for kind in filter(None, (layout.moe_layers, layout.dense_layers)):
+            file = family.trunk_layer(layout, kind[0]).in_format(format)
+            graph_of |= dict.fromkeys(kind, in_format(family.trunk_graph(layout, kind[0]), file))
+        self._layers = [
+            Session(graph_of[n], _widened(artifacts.read_trunk_layer(n)), shared=rope) for n in range(layout.layers)
+        ]
         self._shared: dict[int, Session] = {}
-        if layout.shared_ffn is not None:
-            shared = shared_graph(layout, gated=family.gated_shared)
-            self._shared = {n: Session(shared, artifacts.read_shared(n)) for n in layout.moe_layers}
-        head = artifacts.read_head()
-        weights = {"norm": artifacts.read_norm(), "head": self._embed if head is None else head}
-        self._head = Session(head_graph(layout, family.norm), weights)
+        shared = shared_shape(layout, gated=family.gated_shared)
+        if shared is not None:
+            graph = in_format(shared_graph(layout, gated=family.gated_shared), shared.in_format(format))
+            self._shared = {n: Session(graph, _widened(artifacts.read_shared(n))) for n in layout.moe_layers}
+        head, graph = artifacts.read_head(), head_graph(layout, family.norm)
+        if head is None:
+            head = {"head": self._embed}
+        else:
+            graph = in_format(graph, head_shape(layout).in_format(format))
+        self._head = Session(graph, _widened(head) | {"norm": artifacts.read_norm()})
 
     def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """T token ids -> [T, H]. Raises UsageError for an id outside the vocabulary."""
         if not ids or min(ids) < 0 or max(ids) >= self.layout.vocab:
             raise UsageError(f"token ids must be 0 to {self.layout.vocab - 1}, and at least one")
-        return self._embed[list(ids)]
+        return self._embed[list(ids)].astype(np.float32, copy=False)
 
     def new_cache(self, capacity: int | None = None) -> KvCache:
         """A cache for `capacity` rows, all that a request will ever compute; without it, for the model's whole context.
@@ -81,6 +94,11 @@ class Trunk:
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Hidden states after the last layer [T, H] -> [T, V]."""
         return self._head.run({"x": x})[0]
+
+
+def _widened(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Float16 as float32: the CPU has no kernels for less."""
+    return {name: one.astype(np.float32) if one.dtype == np.float16 else one for name, one in weights.items()}
 
 
 def prefill_chunks(count: int) -> list[slice]:

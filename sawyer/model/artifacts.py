@@ -14,15 +14,15 @@ from typing import Final
 from sawyer.errors import ArtifactCorrupt, NotCanonical, UnknownExpert, UsageError
 from sawyer.model.families import family_named
 from sawyer.model.layout import (
-    EMBED_FILE,
-    HEAD_FILE,
     NORM_FILE,
     TOKENIZER_FILE,
     Array,
     FileShape,
     check_bounds,
+    embed_file,
     expert_file,
     file_shapes,
+    head_file,
     shared_file,
     shared_shape,
     trunk_layer_file,
@@ -42,8 +42,8 @@ class Artifacts:
         self.digest = manifest.digest()
         """Hex SHA-256 of the manifest: names these exact weights."""
         self._files = {file.path: file for file in manifest.files}
-        self.tied = HEAD_FILE not in self._files
-        self._shapes = expected_files(manifest.layout, manifest.format, tied=self.tied)
+        self.tied = head_file(manifest.trunk) not in self._files
+        self._shapes = expected_files(manifest.layout, manifest.format, manifest.trunk, tied=self.tied)
         _check_files(manifest, self._files, self._shapes)
 
     @classmethod
@@ -74,26 +74,26 @@ class Artifacts:
 
     def read_trunk_layer(self, layer: int) -> dict[str, Array]:
         """The sections of one trunk layer, verified. Raises ArtifactCorrupt."""
-        return self._read(trunk_layer_file(layer))
+        return self._read(trunk_layer_file(layer, self.manifest.trunk))
 
     def read_shared(self, layer: int) -> dict[str, Array]:
         """The sections of the shared expert of a MoE layer, verified. Raises UnknownExpert, ArtifactCorrupt."""
-        path = shared_file(layer)
+        path = shared_file(layer, self.manifest.trunk)
         if path not in self._files:
             raise UnknownExpert(f"{self.manifest.model} has no shared expert in layer {layer}")
         return self._read(path)
 
     def read_embed(self) -> Array:
-        """[V, H] float32, verified. Raises ArtifactCorrupt."""
-        return self._read(EMBED_FILE)["embed"]
+        """[V, H], float32 or float16, verified. Raises ArtifactCorrupt."""
+        return self._read(embed_file(self.manifest.trunk))["embed"]
 
     def read_norm(self) -> Array:
         """The final norm [H] float32, verified. Raises ArtifactCorrupt."""
         return self._read(NORM_FILE)["norm"]
 
-    def read_head(self) -> Array | None:
-        """[V, H] float32, verified; None where the embedding is the head. Raises ArtifactCorrupt."""
-        return None if self.tied else self._read(HEAD_FILE)["head"]
+    def read_head(self) -> dict[str, Array] | None:
+        """The sections of the head [V, H], verified; None where the embedding is the head. Raises ArtifactCorrupt."""
+        return None if self.tied else self._read(head_file(self.manifest.trunk))
 
     def read_tokenizer(self) -> bytes:
         """The bytes of tokenizer.json, verified. Raises ArtifactCorrupt."""
@@ -108,8 +108,9 @@ class Artifacts:
         return self._shapes[path].view(read_verified(self.folder, self._files[path]))
 
 
-def expected_files(layout: ModelLayout, format: Format, *, tied: bool) -> Mapping[str, FileShape]:
-    """The weights files of a model by path. Raises UnsupportedModel if no family here computes this layout."""
+def expected_files(layout: ModelLayout, format: Format, trunk: Format, *, tied: bool) -> Mapping[str, FileShape]:
+    """The weights files of a model by path, its experts in `format` and its trunk in `trunk`. Raises UnsupportedModel
+    if no family here computes this layout, or a format does not fit it."""
     check_bounds(layout)
     family = family_named(layout.family)
     family.check(layout)
@@ -119,6 +120,7 @@ def expected_files(layout: ModelLayout, format: Format, *, tied: bool) -> Mappin
     return file_shapes(
         layout,
         format,
+        trunk,
         trunk_layer=lambda layer: layers[layer in sparse],
         shared=shared_shape(layout, gated=family.gated_shared),
         tied=tied,

@@ -17,6 +17,7 @@ import msgspec
 
 from sawyer.durable import naming, sync_folder
 from sawyer.errors import CheckpointCorrupt, NoSpace, UnreachableError
+from sawyer.ids import slug_of
 from sawyer.model.writing import PART_SUFFIX
 
 PAUSES_S: Final = (0.2, 1.0, 3.0, 10.0)
@@ -52,7 +53,7 @@ class HubId(msgspec.Struct, frozen=True):
     @property
     def model_name(self) -> str:
         """The repository's name as a model id: `Mixtral-8x7B-v0.1` is mixtral-8x7b-v0-1."""
-        return re.sub(r"[^a-z0-9_-]+", "-", self.repo.split("/")[1].lower()).strip("-")
+        return slug_of(self.repo.split("/")[1])
 
     def __str__(self) -> str:
         return self.repo if self.revision == "main" else f"{self.repo}@{self.revision}"

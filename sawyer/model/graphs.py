@@ -3,13 +3,16 @@
 Graphs are not distributed: whoever holds the layout builds the same ones. Weights are external initializers without a
 file behind them; the engine hands their memory to ONNX Runtime under these names.
 
+Graphs are written in float32; `stored_graph` puts in what a file's format stores instead. So nobody who writes a graph
+says anything of formats.
+
 Contract of an expert, a shared one too: x [T, H] -> y [T, H], no gate weight inside. Contract of the head: x [T, H] ->
 logits [T, V]. Trunk layers are in sawyer.model.trunk_graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,13 +20,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sawyer.model.layout import Q4_BLOCK, Section, expert_shape, shared_shape
+from sawyer.model.layout import BITS, BLOCK, FileShape, Section, expert_shape, head_shape, shared_shape, stored_sections
 from sawyer.schemas.models import Format, ModelLayout
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
-_TYPES: Final = {"f32": TensorProto.FLOAT, "u8": TensorProto.UINT8}
+_TYPES: Final = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "u8": TensorProto.UINT8}
 
 REAL: Final = TensorProto.FLOAT
 WHOLE: Final = TensorProto.INT32
@@ -33,21 +36,60 @@ Value = tuple[str, int, list[int | str]]
 
 
 def expert_graph(layout: ModelLayout, format: Format, *, accuracy_level: int) -> bytes:
-    """One SwiGLU expert: down(silu(gate x) * up x). `accuracy_level` (q4 only): 4 multiplies in int8, 0 in float32."""
-    graph = Graph(expert_shape(layout, format).sections)
-    rows = {"gate_up": (2 * layout.ffn, layout.hidden), "down": (layout.hidden, layout.ffn)}
+    """One SwiGLU expert: down(silu(gate x) * up x). `accuracy_level` as in `stored_graph`."""
+    file = expert_shape(layout, format)
+    graph = Graph(file.plain)
+    graph.mlp("x", layout.ffn, out="y")
+    plain = graph.serialize([("x", REAL, ["T", layout.hidden])], [("y", REAL, ["T", layout.hidden])])
+    return stored_graph(plain, file, accuracy_level=accuracy_level)
 
-    def linear(x: str, name: str, out: str = "") -> str:
-        if format == "f32":
-            return graph.linear(x, name, out=out)
-        outputs, inputs = rows[name]
-        return graph.op(
-            "MatMulNBits", x, f"{name}.q4", f"{name}.scales", out=out, domain=MICROSOFT,
-            K=inputs, N=outputs, bits=4, block_size=Q4_BLOCK, accuracy_level=accuracy_level,
-        )  # fmt: skip
 
-    linear(graph.swish_product(linear("x", "gate_up"), layout.ffn), "down", out="y")
-    return graph.serialize([("x", REAL, ["T", layout.hidden])], [("y", REAL, ["T", layout.hidden])])
+def stored_graph(plain: bytes, file: FileShape, *, accuracy_level: int) -> bytes:
+    """A graph over the float32 sections of `file`, as one over its stored sections: of the same rows, with the weights
+    that are stored. `accuracy_level` (q4 and q8): 4 rounds rows to int8, 0 multiplies in float32. In f16 rows are
+    rounded to float16 for a product, and for nothing else."""
+    changed = {
+        section.name: stored
+        for section in file.plain
+        if (stored := stored_sections(section, file.format)) != (section,)
+    }
+    if not changed:
+        return plain
+    model = onnx.load_model_from_string(plain)
+    graph = model.graph
+    nodes = [each for node in graph.node for each in _stored_product(node, changed, file.format, accuracy_level)]
+    kept = [each for each in graph.initializer if each.name not in changed]
+    added = [_external(section) for stored in changed.values() for section in stored]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend([*kept, *added])
+    raw: bytes = model.SerializeToString()
+    return raw
+
+
+def _stored_product(
+    node: onnx.NodeProto, changed: Mapping[str, tuple[Section, ...]], format: Format, accuracy_level: int
+) -> list[onnx.NodeProto]:
+    """The node, or what takes its place if it multiplies with stored weights."""
+    if not changed.keys() & set(node.input):
+        return [node]
+    assert node.op_type == "Gemm", "a matrix of a file is used by Graph.linear alone"
+    x, name, *bias = node.input
+    (out,), stored = node.output, changed[name]
+    if format in BITS:
+        rows, blocks, _ = stored[0].shape
+        weights = [each.name for each in stored]
+        return [helper.make_node(
+            "MatMulNBits", [x, *weights, *(["", "", *bias] if bias else [])], [out], domain=MICROSOFT,
+            bits=BITS[format], K=blocks * BLOCK, N=rows, block_size=BLOCK, accuracy_level=accuracy_level,
+        )]  # fmt: skip
+    product = f"{out}.sum" if bias else out
+    nodes = [
+        helper.make_node("Cast", [x], [f"{out}.x"], to=TensorProto.FLOAT16),
+        helper.make_node("Gemm", [f"{out}.x", name], [f"{out}.y"], transB=1),
+        helper.make_node("Cast", [f"{out}.y"], [product], to=REAL),
+    ]
+    return [*nodes, helper.make_node("Add", [product, *bias], [out])] if bias else nodes
 
 
 def shared_graph(layout: ModelLayout, *, gated: bool) -> bytes:
@@ -56,7 +98,7 @@ def shared_graph(layout: ModelLayout, *, gated: bool) -> bytes:
     file = shared_shape(layout, gated=gated)
     assert file is not None, "asked for a model that has one"
     assert layout.shared_ffn is not None, "then it has a width"
-    graph = Graph(file.sections)
+    graph = Graph(file.plain)
     if not gated:
         graph.mlp("x", layout.shared_ffn, out="y")
     else:
@@ -67,7 +109,7 @@ def shared_graph(layout: ModelLayout, *, gated: bool) -> bytes:
 
 def head_graph(layout: ModelLayout, norm: Norm) -> bytes:
     """The final norm and the head. Initializers: norm [H], head [V, H]."""
-    graph = Graph((Section("norm", (layout.hidden,)), Section("head", (layout.vocab, layout.hidden))))
+    graph = Graph((Section("norm", (layout.hidden,)), *head_shape(layout).plain))
     graph.linear(graph.norm(norm, "x", "norm", float(layout.rms_eps)), "head", out="logits")
     return graph.serialize([("x", REAL, ["T", layout.hidden])], [("logits", REAL, ["T", layout.vocab])])
 
@@ -129,6 +171,7 @@ class Graph:
         return self.ops("Split", x, self.constant(*sizes), outs=tuple(self.fresh() for _ in sizes), axis=-1)
 
     def serialize(self, inputs: Iterable[Value], outputs: Iterable[Value]) -> bytes:
+        """The graph as ONNX bytes."""
         graph = helper.make_graph(
             self._nodes,
             "sawyer",

@@ -1,13 +1,16 @@
 """Which files a split model has and where each array stands in its file. Pure: no IO.
 
 A file is a row of sections: plain little-endian arrays in C order, each starting at a multiple of 4096 bytes. There is
-no header: names, shapes and types follow from the manifest's layout and format, so a file cannot lie about itself.
+no header: names, shapes and types follow from the manifest's layout and formats, so a file cannot lie about itself.
+
+A family says what a file holds in float32; a format says how its matrices are stored. Norms, biases and gates stay as
+they are in every format: they are small, and a gate decides which experts answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, prod
 from types import MappingProxyType
@@ -21,21 +24,20 @@ from sawyer.schemas.models import Format, ModelLayout
 from sawyer.schemas.tensors import MAX_EXPERTS, MAX_HIDDEN, MAX_LAYERS
 
 ALIGNMENT: Final = 4096
-Q4_BLOCK: Final = 32
-"""Weights that share one scale in format q4."""
+BLOCK: Final = 32
+"""Weights that share one scale in the formats q4 and q8."""
+BITS: Final[Mapping[str, int]] = MappingProxyType({"q4": 4, "q8": 8})
+"""Bits of a weight in the formats that have scales."""
 
 MAX_CONTEXT: Final = 1 << 20
 MAX_MODEL_EXPERTS: Final = 900_000
 """Each is a file, and a manifest names at most a million."""
 
-EMBED_FILE: Final = "trunk/embed.f32.bin"
 NORM_FILE: Final = "trunk/norm.f32.bin"
-HEAD_FILE: Final = "trunk/head.f32.bin"
-"""Absent where the head is tied to the embedding."""
 TOKENIZER_FILE: Final = "tokenizer.json"
 
 Array = NDArray[Any]
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {"f32": np.dtype("<f4"), "u8": np.dtype("u1")}
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "u8": np.dtype("u1")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Section:
 
     name: str
     shape: tuple[int, ...]
-    kind: Literal["f32", "u8"] = "f32"
+    kind: Literal["f32", "f16", "u8"] = "f32"
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -57,9 +59,24 @@ class Section:
 
 @dataclass(frozen=True)
 class FileShape:
-    """The sections of one file, in order."""
+    """What one file holds: the float32 sections `plain`, in order, their matrices stored in `format`."""
 
-    sections: tuple[Section, ...]
+    plain: tuple[Section, ...]
+    format: Format = "f32"
+
+    def in_format(self, format: Format) -> FileShape:
+        """The same weights, stored otherwise."""
+        return replace(self, format=format)
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """The arrays of the file, in order."""
+        return tuple(stored for section in self.plain for stored in stored_sections(section, self.format))
+
+    @property
+    def parameters(self) -> int:
+        """Weights in the file."""
+        return sum(prod(section.shape) for section in self.plain)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -82,6 +99,26 @@ class FileShape:
             section.name: np.frombuffer(raw, section.dtype, prod(section.shape), offset).reshape(section.shape)
             for section, offset in zip(self.sections, self.offsets, strict=True)
         }
+
+
+def stored_sections(section: Section, format: Format) -> tuple[Section, ...]:
+    """How a format stores one float32 section: `NAME` itself, in float16 under the same name, or as `NAME.q4` (or q8)
+    with `NAME.scales`. Packed weights can only be a factor of a product with rows, and their rows are whole blocks:
+    what has more axes, or another width (as only toy models have), stays float32."""
+    if format == "f32" or len(section.shape) < 2 or _is_gate(section.name):
+        return (section,)
+    if format == "f16":
+        return (replace(section, kind="f16"),)
+    if len(section.shape) > 2 or section.shape[1] % BLOCK:
+        return (section,)
+    rows, columns = section.shape
+    blocks, block_bytes = columns // BLOCK, BLOCK * BITS[format] // 8
+    packed = Section(f"{section.name}.{format}", (rows, blocks, block_bytes), "u8")
+    return packed, Section(f"{section.name}.scales", (rows, blocks))
+
+
+def _is_gate(name: str) -> bool:
+    return name == "gate" or name.endswith("_gate")
 
 
 def check_bounds(layout: ModelLayout) -> None:
@@ -115,13 +152,28 @@ def _is_positive_real(text: str) -> bool:
         return False
 
 
-def trunk_layer_file(layer: int) -> str:
-    return f"trunk/L{layer}.f32.bin"
+def embed_format(trunk: Format) -> Format:
+    """How the embedding is stored in a trunk of this format: its rows are looked up, not multiplied, and a float16 is
+    as good as a bfloat16 where weights are of usual sizes. So it is never coarser than f16."""
+    return "f32" if trunk == "f32" else "f16"
 
 
-def shared_file(layer: int) -> str:
+def embed_file(trunk: Format) -> str:
+    return f"trunk/embed.{embed_format(trunk)}.bin"
+
+
+def head_file(trunk: Format) -> str:
+    """Absent where the head is tied to the embedding."""
+    return f"trunk/head.{trunk}.bin"
+
+
+def trunk_layer_file(layer: int, trunk: Format) -> str:
+    return f"trunk/L{layer}.{trunk}.bin"
+
+
+def shared_file(layer: int, trunk: Format) -> str:
     """The expert of this layer that every token passes; beside the trunk, with which it runs."""
-    return f"trunk/L{layer}.shared.f32.bin"
+    return f"trunk/L{layer}.shared.{trunk}.bin"
 
 
 def expert_file(layer: int, expert: int, format: Format) -> str:
@@ -129,22 +181,15 @@ def expert_file(layer: int, expert: int, format: Format) -> str:
 
 
 def expert_shape(layout: ModelLayout, format: Format) -> FileShape:
-    """A SwiGLU expert: gate and up in one matrix [2F, H], then down [H, F]. UnsupportedModel if q4 does not fit."""
-    gate_up, down = (2 * layout.ffn, layout.hidden), (layout.hidden, layout.ffn)
-    if format == "f32":
-        return FileShape((Section("gate_up", gate_up), Section("down", down)))
-    if layout.hidden % Q4_BLOCK or layout.ffn % Q4_BLOCK:
+    """A SwiGLU expert: gate and up in one matrix [2F, H], then down [H, F]. UnsupportedModel if the format does not
+    fit."""
+    if format in BITS and (layout.hidden % BLOCK or layout.ffn % BLOCK):
         raise UnsupportedModel(
-            f"format q4 needs sizes that are multiples of {Q4_BLOCK}; hidden is {layout.hidden}, ffn is {layout.ffn}",
+            f"format {format} needs sizes that are multiples of {BLOCK}; hidden is {layout.hidden}, ffn is "
+            f"{layout.ffn}",
             hint="Split it as f32.",
         )
-    return FileShape((*_q4_sections("gate_up", gate_up), *_q4_sections("down", down)))
-
-
-def _q4_sections(name: str, shape: tuple[int, int]) -> tuple[Section, Section]:
-    rows, columns = shape
-    blocks = columns // Q4_BLOCK
-    return Section(f"{name}.q4", (rows, blocks, Q4_BLOCK // 2), "u8"), Section(f"{name}.scales", (rows, blocks))
+    return FileShape(mlp_sections(layout.hidden, layout.ffn), format)
 
 
 def mlp_sections(hidden: int, width: int) -> tuple[Section, Section]:
@@ -160,23 +205,31 @@ def shared_shape(layout: ModelLayout, *, gated: bool) -> FileShape | None:
     return FileShape((*mlp_sections(layout.hidden, layout.shared_ffn), *gate))
 
 
+def head_shape(layout: ModelLayout) -> FileShape:
+    return FileShape((Section("head", (layout.vocab, layout.hidden)),))
+
+
 def file_shapes(
     layout: ModelLayout,
     format: Format,
+    trunk: Format,
     *,
     trunk_layer: Callable[[int], FileShape],
     shared: FileShape | None,
     tied: bool,
 ) -> Mapping[str, FileShape]:
-    """Every weights file of a split model by its path, in the order in which a split writes them."""
+    """Every weights file of a split model by its path, in the order in which a split writes them. Experts are stored in
+    `format`, the trunk in `trunk`."""
     expert = expert_shape(layout, format)
-    shapes = {EMBED_FILE: FileShape((Section("embed", (layout.vocab, layout.hidden)),))}
+    embed = FileShape((Section("embed", (layout.vocab, layout.hidden)),), embed_format(trunk))
+    shapes = {embed_file(trunk): embed}
     shapes[NORM_FILE] = FileShape((Section("norm", (layout.hidden,)),))
     if not tied:
-        shapes[HEAD_FILE] = FileShape((Section("head", (layout.vocab, layout.hidden)),))
-    shapes.update((trunk_layer_file(layer), trunk_layer(layer)) for layer in range(layout.layers))
+        shapes[head_file(trunk)] = head_shape(layout).in_format(trunk)
+    for layer in range(layout.layers):
+        shapes[trunk_layer_file(layer, trunk)] = trunk_layer(layer).in_format(trunk)
     if shared is not None:
-        shapes.update((shared_file(layer), shared) for layer in layout.moe_layers)
+        shapes.update((shared_file(layer, trunk), shared.in_format(trunk)) for layer in layout.moe_layers)
     shapes.update((expert_file(layer, expert_id, format), expert) for layer, expert_id in all_experts(layout))
     return MappingProxyType(shapes)
 

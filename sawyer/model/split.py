@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -16,20 +15,22 @@ from typing import Final
 from sawyer.errors import CheckpointCorrupt, UsageError
 from sawyer.ids import ModelId, is_slug
 from sawyer.model.artifacts import expected_files
-from sawyer.model.checkpoint import Checkpoint, TensorRef
+from sawyer.model.checkpoint import Source
 from sawyer.model.families import family_of
-from sawyer.model.families.family import ExpertRefs, TensorMap
+from sawyer.model.families.family import TensorMap
 from sawyer.model.layout import (
-    EMBED_FILE,
-    HEAD_FILE,
     NORM_FILE,
     TOKENIZER_FILE,
     FileShape,
+    check_bounds,
+    embed_file,
     expert_file,
+    head_file,
     shared_file,
     trunk_layer_file,
 )
-from sawyer.model.quantize import quantize_q4
+from sawyer.model.packing import Packer, Refs, cores
+from sawyer.model.sources import open_source
 from sawyer.model.supply import AllHere, Supply
 from sawyer.model.writing import Chunk, Journal, only_writer, write_file
 from sawyer.schemas.models import MANIFEST_FILE, FileDigest, Format, Manifest
@@ -55,24 +56,39 @@ Progress = Callable[[SplitProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """One file to write. `sections()` gives the chunks of each section; they start at `offsets`."""
+    """One file to write: what it holds, and the tensors that fill each of its plain sections."""
 
     path: str
-    size_bytes: int
-    offsets: tuple[int, ...]
-    sections: Callable[[], Iterator[Iterable[Chunk]]]
+    shape: FileShape
+    refs: Refs
+
+    def sections(self, packer: Packer) -> Iterator[tuple[int, Iterable[Chunk]]]:
+        return zip(self.shape.offsets, packer.sections(self.shape, self.refs), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """One file to write as it is."""
+
+    path: str
+    raw: bytes
+
+    def sections(self, _: Packer) -> Iterator[tuple[int, Iterable[Chunk]]]:
+        yield 0, (self.raw,)
 
 
 def split(
-    source: Path | Checkpoint,
+    source: Path | Source,
     out: Path,
     *,
     model: ModelId,
     format: Format = "q4",
+    trunk_format: Format = "f32",
     progress: Progress | None = None,
     supply: Supply | None = None,
 ) -> Manifest:
-    """Splits the checkpoint in `source` into the folder `out`. Peak memory is about one expert, whatever the model.
+    """Splits the checkpoint in `source` into the folder `out`: experts in `format`, the trunk's matrices in
+    `trunk_format`. All cores work; peak memory is some slices of a tensor, whatever the model.
 
     `progress` is called after each chunk; what it raises stops the split, which can be continued later. `supply` brings
     files of the checkpoint that are not here yet, and decides in which order they are used. Raises UsageError (no
@@ -80,31 +96,38 @@ def split(
     """
     if not is_slug(model):
         raise UsageError(f"{model!r} is not a model id", hint="Use lower-case letters, digits, - and _.")
-    checkpoint = Checkpoint.open(source) if isinstance(source, Path) else source
+    checkpoint: Source = open_source(source) if isinstance(source, Path) else source
     family = family_of(checkpoint.config)
     layout, tied = family.layout(checkpoint.config), family.is_tied(checkpoint.config)
+    check_bounds(layout)  # before anything is counted up to a number of its config
     tensors = family.tensors(layout, checkpoint.tensors.keys(), tied=tied)
     check_tensors(checkpoint, tensors)
-    plan = [*_plan(checkpoint, tensors, format, expected_files(layout, format, tied=tied))]
+    plan = _plan(tensors, format, trunk_format, expected_files(layout, format, trunk_format, tied=tied))
+    tokenizer = _Copied(TOKENIZER_FILE, checkpoint.tokenizer())
+    sizes = {tokenizer.path: len(tokenizer.raw), **{each.path: each.shape.size_bytes for each in plan}}
     with only_writer(out):
         if (out / MANIFEST_FILE).exists():
             raise UsageError(f"{out} already holds a split model", hint="Use it, delete it, or choose another folder.")
-        journal = Journal(out, f"{BYTES_VERSION} {format} {checkpoint.identity}")
+        job = f"{BYTES_VERSION} {format} {checkpoint.identity}"
+        journal = Journal(out, job if trunk_format == "f32" else f"{job} trunk {trunk_format}")
         supply = supply or AllHere()
-        order = supply.schedule(out, {planned.path: planned.size_bytes for planned in plan}, tensors, format)
-        planned_at = {planned.path: planned for planned in plan}
-        written = _write_all(out, [planned_at[path] for path in order], journal, supply, progress or _silent)
-        digests = {digest.path: digest for digest in written}
-        files = tuple(digests[planned.path] for planned in plan)
+        order = supply.schedule(out, sizes, {each.path: tuple(chain.from_iterable(each.refs)) for each in plan})
+        planned: dict[str, _Planned | _Copied] = {tokenizer.path: tokenizer, **{each.path: each for each in plan}}
+        with Packer(checkpoint, cores()) as packer:
+            writing = _Writing(out, packer, journal, supply, progress or _silent)
+            written = writing.write([(planned[path], sizes[path]) for path in order])
+            digests = {digest.path: digest for digest in written}
         manifest = Manifest(
-            v=1, model=model, format=format, layout=layout, config_sha256=checkpoint.config_sha256, files=files
-        )
+            v=1, model=model, format=format, layout=layout, config_sha256=checkpoint.config_sha256,
+            files=tuple(digests[path] for path in sizes),
+            trunk_format=None if trunk_format == "f32" else trunk_format,
+        )  # fmt: skip
         write_file(out, MANIFEST_FILE, [(0, [manifest.canonical()])], lambda _: None)
         journal.remove()
     return manifest
 
 
-def check_tensors(checkpoint: Checkpoint, tensors: TensorMap) -> None:
+def check_tensors(checkpoint: Source, tensors: TensorMap) -> None:
     """Every tensor the family expects is there, with its shape, and none is left over. Raises CheckpointCorrupt."""
     used = set(tensors.ignored)
     for ref in tensors.refs():
@@ -118,81 +141,49 @@ def check_tensors(checkpoint: Checkpoint, tensors: TensorMap) -> None:
         )
 
 
-def _plan(
-    checkpoint: Checkpoint, tensors: TensorMap, format: Format, shapes: Mapping[str, FileShape]
-) -> Iterator[_Planned]:
-    tokenizer = checkpoint.folder / TOKENIZER_FILE
-    if not tokenizer.is_file():
-        raise UsageError(f"no {TOKENIZER_FILE} in {checkpoint.folder}", hint="Download it with the checkpoint.")
-    yield _Planned(TOKENIZER_FILE, tokenizer.stat().st_size, (0,), partial(_copied, tokenizer))
-    sources = _sources(checkpoint, tensors, format, shapes)
-    for path, shape in shapes.items():
-        yield _Planned(path, shape.size_bytes, shape.offsets, sources[path])
-
-
-def _sources(
-    checkpoint: Checkpoint, tensors: TensorMap, format: Format, shapes: Mapping[str, FileShape]
-) -> dict[str, Callable[[], Iterator[Iterable[Chunk]]]]:
-    """How to make each weights file."""
-    sources: dict[str, Callable[[], Iterator[Iterable[Chunk]]]] = {
-        EMBED_FILE: partial(_stored, checkpoint, ((tensors.embed,),)),
-        NORM_FILE: partial(_stored, checkpoint, ((tensors.norm,),)),
-    }
+def _plan(tensors: TensorMap, format: Format, trunk: Format, shapes: Mapping[str, FileShape]) -> tuple[_Planned, ...]:
+    """Every weights file, in the manifest's order."""
+    refs: dict[str, Refs] = {embed_file(trunk): ((tensors.embed,),), NORM_FILE: ((tensors.norm,),)}
     if tensors.head is not None:
-        sources[HEAD_FILE] = partial(_stored, checkpoint, ((tensors.head,),))
-    for layer, parts in enumerate(tensors.layers):
-        path = trunk_layer_file(layer)
-        sources[path] = partial(_stored, checkpoint, tuple(parts[section.name] for section in shapes[path].sections))
-    for layer, parts in tensors.shared.items():
-        path = shared_file(layer)
-        sources[path] = partial(_stored, checkpoint, tuple(parts[section.name] for section in shapes[path].sections))
-    for (layer, expert), refs in tensors.experts.items():
-        sources[expert_file(layer, expert, format)] = partial(_expert, checkpoint, refs, format)
-    return sources
+        refs[head_file(trunk)] = ((tensors.head,),)
+    parts = {trunk_layer_file(layer, trunk): sections for layer, sections in enumerate(tensors.layers)}
+    parts |= {shared_file(layer, trunk): sections for layer, sections in tensors.shared.items()}
+    for path, sections in parts.items():
+        refs[path] = tuple(sections[section.name] for section in shapes[path].plain)
+    for (layer, expert), own in tensors.experts.items():
+        refs[expert_file(layer, expert, format)] = ((own.gate, own.up), (own.down,))
+    return tuple(_Planned(path, shape, refs[path]) for path, shape in shapes.items())
 
 
-def _copied(file: Path) -> Iterator[Iterable[Chunk]]:
-    yield (file.read_bytes(),)
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """What writing the files takes."""
 
+    out: Path
+    packer: Packer
+    journal: Journal
+    supply: Supply
+    progress: Progress
 
-def _stored(checkpoint: Checkpoint, sections: tuple[tuple[TensorRef, ...], ...]) -> Iterator[Iterable[Chunk]]:
-    """Sections that are tensors of the checkpoint, one after the other, in float32."""
-    for refs in sections:
-        yield chain.from_iterable(checkpoint.stream(ref) for ref in refs)
+    def write(self, plan: list[tuple[_Planned | _Copied, int]]) -> Iterator[FileDigest]:
+        """Each file with its size, in this order; the finished ones of an earlier run are kept."""
+        total, before = sum(size for _, size in plan), 0
+        for count, (planned, _) in enumerate(plan):
+            path, kept = planned.path, self.journal.kept(planned.path)
 
+            def report(written: int, path: str = path, files: int = count, at: int = before) -> None:
+                self.progress(SplitProgress(path, False, files, len(plan), at + written, total))
 
-def _expert(checkpoint: Checkpoint, refs: ExpertRefs, format: Format) -> Iterator[Iterable[Chunk]]:
-    """The sections of layout.expert_shape."""
-    matrices = ((refs.gate, refs.up), (refs.down,))
-    if format == "f32":
-        yield from _stored(checkpoint, matrices)
-        return
-    for parts in matrices:
-        quantized = [quantize_q4(checkpoint.read(ref)) for ref in parts]
-        yield [packed for packed, _ in quantized]
-        yield [scales for _, scales in quantized]
-
-
-def _write_all(
-    out: Path, plan: list[_Planned], journal: Journal, supply: Supply, progress: Progress
-) -> Iterator[FileDigest]:
-    total, before = sum(planned.size_bytes for planned in plan), 0
-    for count, planned in enumerate(plan):
-        path, kept = planned.path, journal.kept(planned.path)
-
-        def report(written: int, path: str = path, files: int = count, at: int = before) -> None:
-            progress(SplitProgress(path, False, files, len(plan), at + written, total))
-
-        if kept is None:
-            supply.before(path)
-            digest = write_file(out, path, zip(planned.offsets, planned.sections(), strict=True), report)
-            journal.append(digest)
-        else:
-            digest = kept
-        before += digest.size_bytes
-        supply.after(path)
-        progress(SplitProgress(path, kept is not None, count + 1, len(plan), before, total))
-        yield digest
+            if kept is None:
+                self.supply.before(path)
+                digest = write_file(self.out, path, planned.sections(self.packer), report)
+                self.journal.append(digest)
+            else:
+                digest = kept
+            before += digest.size_bytes
+            self.supply.after(path)
+            self.progress(SplitProgress(path, kept is not None, count + 1, len(plan), before, total))
+            yield digest
 
 
 def _silent(_: SplitProgress) -> None:

@@ -4,9 +4,10 @@ Contract, inputs of all: x [T, H]. Outputs of a layer with experts: residual [T,
 hidden [T, H] (rows that enter experts), weights [T, k], experts [T, k] int32; of a layer without: residual alone.
 Grouped-query attention takes past_key and past_value [1, kv_heads, P, head_dim], past_length [1] int32 (cached rows
 plus T, less 1) and total_length [] int32 (cached rows plus T), and gives present_key and present_value.
-Latent attention takes past_latent [P, kv_rank] and past_rope [P, rope_dim], the cached rows, and gives new_latent and
-new_rope, the T rows that follow them.
-Initializers: the sections of the layer, rope_cos and rope_sin [context, rotated dims / 2].
+Latent attention takes past_rows [P, kv_rank + rope_dim], the cached rows (a latent, and a key that was rotated), and
+gives new_rows, the T that follow them.
+Both take rope_cos and rope_sin [context, rotated dims / 2], the same in every run and layer: as inputs, because
+ONNX Runtime would copy them into each session (42 MB a layer of DeepSeek-V2). Initializers: the sections of the layer.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.model.graphs import MICROSOFT, REAL, WHOLE, Graph, Norm, Value
-from sawyer.model.layout import FileShape, Section
-from sawyer.schemas.models import ModelLayout, Yarn
+from sawyer.model.layout import FileShape
+from sawyer.schemas.models import LatentAttention, ModelLayout, Yarn
 
 LATENT_NORM_EPS: Final = 1e-6
 """Of DeepSeek's norms inside attention, whatever rms_norm_eps says."""
@@ -75,10 +76,9 @@ class TrunkLayerGraph:
     layer."""
 
     def __init__(self, layout: ModelLayout, file: FileShape, *, norm: Norm = "rms") -> None:
-        half = (layout.context, rope_dim(layout) // 2)
         self._layout = layout
         self._norm = norm
-        self._graph = Graph((*file.sections, Section("rope_cos", half), Section("rope_sin", half)))
+        self._graph = Graph(file.plain)
         self._inputs: list[Value] = [("x", REAL, ["T", layout.hidden])]
         self._outputs: list[Value] = [("residual", REAL, ["T", layout.hidden])]
 
@@ -123,7 +123,7 @@ class TrunkLayerGraph:
         past: list[int | str] = [1, layout.kv_heads, "P", layout.head_dim]
         present: list[int | str] = [1, layout.kv_heads, "Q", layout.head_dim]
         self._inputs += [("past_key", REAL, past), ("past_value", REAL, past)]
-        self._inputs += [("past_length", WHOLE, [1]), ("total_length", WHOLE, [])]
+        self._inputs += [("past_length", WHOLE, [1]), ("total_length", WHOLE, []), *self._rope_inputs()]
         self._outputs += [("present_key", REAL, present), ("present_value", REAL, present)]
         return graph.op("Squeeze", attended, axis)
 
@@ -170,63 +170,82 @@ class TrunkLayerGraph:
         mask = graph.op("Unsqueeze", graph.op("ScatterElements", zeros, chosen, ones, axis=1), graph.constant(-1))
         return graph.reshape(graph.op("Mul", grouped, mask), -1, layout.experts)
 
+    def split_low_queries(self, compressed: str, rank: int) -> tuple[str, str]:
+        """[T, kv_rank + rope + rank] -> what `latent_attention` takes, and what queries are made of. Initializer:
+        query_norm [rank]."""
+        compressed, low = self._graph.split(compressed, (self._latent.kv_rank + self._latent.rope_dim, rank))
+        return compressed, self._graph.norm("rms", low, "query_norm", LATENT_NORM_EPS)
+
     def latent_attention(self, queries: str, compressed: str) -> str:
-        """Multi-head latent attention in its absorbed form, causal: scores against the cached latents themselves, and
-        no key or value of any head is ever made. `queries` [T, heads (nope + rope)]; `compressed` [T, kv_rank + rope].
-        Initializers: latent_norm [kv_rank], kv_b [heads, nope + value, kv_rank]. -> [T, heads value_dim]."""
-        graph, layout, sizes = self._graph, self._layout, self._layout.latent
-        assert sizes is not None, "its family says that there are latents"
-        latent, rotary = graph.split(compressed, (sizes.kv_rank, sizes.rope_dim))
-        latent = graph.norm("rms", latent, "latent_norm", LATENT_NORM_EPS, out="new_latent")
-        past = graph.op("Shape", "past_latent", start=0, end=1)
-        keys = self._rotated(graph.reshape(rotary, 1, 1, -1, sizes.rope_dim), past)
-        graph.op("Identity", graph.reshape(keys, -1, sizes.rope_dim), out="new_rope")
-        heads = graph.reshape(queries, -1, layout.heads, sizes.nope_dim + sizes.rope_dim)
-        plain, turned = graph.split(graph.op("Transpose", heads, perm=[1, 0, 2]), (sizes.nope_dim, sizes.rope_dim))
-        turned = graph.op("Squeeze", self._rotated(graph.op("Unsqueeze", turned, graph.constant(0)), past),
-                          graph.constant(0))  # fmt: skip
-        to_keys, to_values = graph.ops(
-            "Split",
-            "kv_b",
-            graph.constant(sizes.nope_dim, sizes.value_dim),
-            outs=(graph.fresh(), graph.fresh()),
-            axis=1,
-        )
-        latents = graph.op("Concat", "past_latent", latent, axis=0)
-        ropes = graph.op("Concat", "past_rope", "new_rope", axis=0)
-        scores = graph.op(
-            "Add",
-            graph.op("MatMul", graph.op("MatMul", plain, to_keys), graph.op("Transpose", latents, perm=[1, 0])),
-            graph.op("MatMul", turned, graph.op("Transpose", ropes, perm=[1, 0])),
-        )
-        scores = self._causal(graph.op("Mul", scores, graph.scalar(self._latent_scale())), past)
-        attended = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), latents)
-        values = graph.op("MatMul", attended, graph.op("Transpose", to_values, perm=[0, 2, 1]))
-        self._inputs += [("past_latent", REAL, ["P", sizes.kv_rank]), ("past_rope", REAL, ["P", sizes.rope_dim])]
-        self._outputs += [("new_latent", REAL, ["T", sizes.kv_rank]), ("new_rope", REAL, ["T", sizes.rope_dim])]
-        return graph.reshape(graph.op("Transpose", values, perm=[1, 0, 2]), -1, layout.heads * sizes.value_dim)
+        """Multi-head latent attention in its absorbed form, causal: queries are brought to the cached rows, and no key
+        or value of any head is ever made. `queries` [T, heads nope + heads rope], all heads without a position first;
+        `compressed` [T, kv_rank + rope]. Initializers: latent_norm [kv_rank], to_keys [heads, nope, kv_rank], to_values
+        [heads, value, kv_rank]. -> [T, heads value]."""
+        graph, heads, sizes = self._graph, self._layout.heads, self._latent
+        width = sizes.kv_rank + sizes.rope_dim
+        plain, turning = graph.split(queries, (heads * sizes.nope_dim, heads * sizes.rope_dim))
+        latent, key = graph.split(compressed, (sizes.kv_rank, sizes.rope_dim))
+        turned = self._rotated(graph.op("Concat", turning, key, axis=-1), heads + 1)
+        turning, key = graph.split(turned, (heads * sizes.rope_dim, sizes.rope_dim))
+        latent = graph.norm("rms", latent, "latent_norm", LATENT_NORM_EPS)
+        graph.op("Concat", latent, key, axis=-1, out="new_rows")
+        absorbed = graph.op("MatMul", self._by_head(plain, sizes.nope_dim), "to_keys")
+        rows = graph.op("Concat", absorbed, self._by_head(turning, sizes.rope_dim), axis=-1)
+        attended = graph.reshape(self._attended(graph.reshape(rows, -1, width)), heads, -1, width)
+        latent, _ = graph.split(attended, (sizes.kv_rank, sizes.rope_dim))
+        values = graph.op("FusedMatMul", latent, "to_values", domain=MICROSOFT, transB=1)
+        self._inputs += [("past_rows", REAL, ["P", width]), *self._rope_inputs()]
+        self._outputs.append(("new_rows", REAL, ["T", width]))
+        return graph.reshape(graph.op("Transpose", values, perm=[1, 0, 2]), -1, heads * sizes.value_dim)
+
+    def _attended(self, queries: str) -> str:
+        """Rows [heads T, W] over past_rows and new_rows, whose values are these rows too. The past, which is long, is
+        read where it stands: what is put together are the scores, and the products are of such a shape that ONNX
+        Runtime need not rearrange it for the first of them."""
+        graph, heads = self._graph, self._layout.heads
+        turned = graph.op("Transpose", graph.op("Mul", queries, graph.scalar(self._latent_scale())), perm=[1, 0])
+        new = self._causal(graph.reshape(graph.op("MatMul", "new_rows", turned), 0, heads, -1))
+        scores = graph.op("Concat", graph.op("MatMul", "past_rows", turned), new, axis=0)
+        shares = graph.op("Softmax", graph.op("Transpose", scores, perm=[1, 0]), axis=-1)
+        lengths = [graph.op("Shape", rows, start=0, end=1) for rows in ("past_rows", "new_rows")]
+        ends = graph.op("Concat", *lengths, axis=0)
+        past, own = graph.ops("Split", shares, ends, outs=(graph.fresh(), graph.fresh()), axis=-1)
+        return self.add(graph.op("MatMul", past, "past_rows"), graph.op("MatMul", own, "new_rows"))
+
+    def _rope_inputs(self) -> list[Value]:
+        half: list[int | str] = [self._layout.context, rope_dim(self._layout) // 2]
+        return [("rope_cos", REAL, half), ("rope_sin", REAL, half)]
+
+    def _by_head(self, x: str, width: int) -> str:
+        """[T, heads width] -> [heads, T, width]."""
+        return self._graph.op("Transpose", self._graph.reshape(x, -1, self._layout.heads, width), perm=[1, 0, 2])
+
+    @property
+    def _latent(self) -> LatentAttention:
+        assert self._layout.latent is not None, "its family says that there are latents"
+        return self._layout.latent
 
     def _latent_scale(self) -> float:
-        layout, sizes = self._layout, self._layout.latent
-        assert sizes is not None, "its family says that there are latents"
-        scale: float = (sizes.nope_dim + sizes.rope_dim) ** -0.5
-        if layout.yarn is not None and layout.yarn.mscale_all_dim is not None:
-            scale *= yarn_scale(float(layout.yarn.factor), float(layout.yarn.mscale_all_dim)) ** 2
+        scale: float = (self._latent.nope_dim + self._latent.rope_dim) ** -0.5
+        yarn = self._layout.yarn
+        if yarn is not None and yarn.mscale_all_dim is not None:
+            scale *= yarn_scale(float(yarn.factor), float(yarn.mscale_all_dim)) ** 2
         return scale
 
-    def _rotated(self, x: str, past: str) -> str:
-        """[1, heads, T, rope_dim], from position `past` on, pairs interleaved."""
-        return self._graph.op(
-            "RotaryEmbedding", x, past, "rope_cos", "rope_sin", domain=MICROSOFT, interleaved=1
+    def _rotated(self, x: str, heads: int) -> str:
+        """[T, heads rope_dim], from the position after the past on, pairs interleaved."""
+        width = heads * self._latent.rope_dim
+        past = self._graph.op("Shape", "past_rows", start=0, end=1)
+        turned = self._graph.op(
+            "RotaryEmbedding", self._graph.reshape(x, 1, -1, width), past, "rope_cos", "rope_sin", domain=MICROSOFT,
+            interleaved=1,
         )  # fmt: skip
+        return self._graph.reshape(turned, -1, width)
 
-    def _causal(self, scores: str, past: str) -> str:
-        """[heads, T, P + T]: row t sees the cached rows and the new ones up to itself."""
+    def _causal(self, scores: str) -> str:
+        """Of the new rows among themselves: [T keys, heads, T queries] -> [T, heads T]. None sees a later one."""
         graph = self._graph
-        total = graph.op("Shape", scores, start=2, end=3)
-        scalar = graph.constant(0)
-        first, end = graph.op("Squeeze", past, scalar), graph.op("Squeeze", total, scalar)
-        step, zero = graph.index(1), graph.index(0)
-        rows = graph.op("Unsqueeze", graph.op("Range", first, end, step), graph.constant(1))
-        seen = graph.op("LessOrEqual", graph.op("Range", zero, end, step), rows)
-        return graph.op("Where", seen, scores, graph.scalar(-math.inf))
+        count = graph.op("Squeeze", graph.op("Shape", "new_rows", start=0, end=1), graph.constant(0))
+        rows = graph.op("Range", graph.index(0), count, graph.index(1))
+        seen = graph.op("LessOrEqual", graph.op("Unsqueeze", rows, graph.constant(1, 2)), rows)
+        return graph.reshape(graph.op("Where", seen, scores, graph.scalar(-math.inf)), 0, -1)

@@ -49,3 +49,14 @@ def test_interrupted_bench_ends_its_processes_and_removes_its_home(started, temp
     assert process.wait(60) == 130
     assert processes_of(temporary) == []
     assert list(temporary.glob("sawyer-bench-*")) == []
+
+
+def test_bench_split_measures_memory_and_speed_beside_a_copy(sawyer, temporary):
+    done = sawyer("bench", "split", "--quick", "--size-gb", "0.04", "--trunk-format", "q8", "--json")
+    assert done.code == 0, done.err
+    result = done.json
+    assert (result["format"], result["trunk_format"], result["rounds"]) == ("q4", "q8", 1)
+    assert result["peak_bytes"] > result["idle_bytes"] > 0
+    assert result["copies_a_split"]["median"] > 0
+    assert [goal["name"] for goal in result["goals"]] == ["mb_per_s", "peak_bytes"]
+    assert list(temporary.glob("sawyer-bench-*")) == []

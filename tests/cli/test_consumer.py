@@ -238,6 +238,16 @@ def test_model_page_says_what_a_token_costs(alice):
     assert "4 round trips" in alice("models", "show", "austen-8m").out
 
 
+def test_public_models_are_shown_without_a_network_and_listed_without_asking_for_one(sawyer, tmp_path):
+    alone = ("--home", tmp_path, "--nats", "nats://127.0.0.1:1")
+    shown = sawyer("models", "show", "mixtral-8x7b", *alone)
+    assert (shown.code, "46,702,792,704" in shown.out) == (0, True)
+    assert sawyer("models", "show", "dbrx", "--json", *alone).json["facts"]["round_trips"] == 40
+    listed = sawyer("models", "ls", "--catalogue", *alone)
+    assert (listed.code, listed.err, "deepseek-v2-lite" in listed.out) == (0, "", True)
+    assert len(sawyer("models", "ls", "--catalogue", "--json", *alone).json) == len(listed.out.splitlines()) - 1
+
+
 def test_model_that_nobody_has_is_named(alice):
     done = alice("models", "show", "frob")
     assert done.code == 2

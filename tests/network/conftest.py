@@ -24,7 +24,7 @@ from sawyer.engine.experts import FAST
 from sawyer.home import Home
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key, load, load_or_create
-from sawyer.ids import HostId, NetworkId, NodeId
+from sawyer.ids import HostId, ModelId, NetworkId, NodeId
 from sawyer.ledger.book import Book
 from sawyer.ledger.commands import command
 from sawyer.ledger.replay import ReplayReport, replay_home
@@ -82,6 +82,10 @@ class Network:
     stack: contextlib.AsyncExitStack
     parts: dict[str, Running] = field(default_factory=dict)
 
+    @property
+    def model(self) -> ModelId:
+        return ModelId(self.artifacts.manifest.model)
+
     async def start(self, name: str, bus: NatsBus, part: Bookkeeper | Router | NodeAgent) -> Running:
         """Returns when the part says that it is ready."""
         ready = asyncio.Event()
@@ -110,9 +114,8 @@ class Network:
 
     async def add_router(self, *, wide: bool = False) -> Running:
         me = RouterIdentity("router-1", load(self.home.router_key("router-1")))
-        router = Router(
-            await self.connect("router-1"), me, DEMO_MODEL, Engine.load(self.artifacts), SystemClock(), wide=wide
-        )
+        engine = Engine.load(self.artifacts)
+        router = Router(await self.connect("router-1"), me, self.model, engine, SystemClock(), wide=wide)
         return await self.start("router-1", router._bus, router)
 
     async def add_rogue(self, name: str, answer: Answer, finish: Answer = lambda _: None) -> None:
@@ -140,7 +143,7 @@ class Network:
 
             return lambda message: tasks.add(asyncio.create_task(reply(message)))
 
-        await bus.subscribe(subjects.experts_of(NodeId(name), DEMO_MODEL), reply_with(answer))
+        await bus.subscribe(subjects.experts_of(NodeId(name), self.model), reply_with(answer))
         await bus.subscribe(subjects.finish(NodeId(name)), reply_with(finish))
         beating = asyncio.create_task(self._beat(bus, name, key))
         self.stack.callback(beating.cancel)
@@ -166,7 +169,7 @@ class Network:
             HostedLayer(layer=layer, first=tuple(range(layout.experts)), replica=()) for layer in layout.moe_layers
         )
         model = HostedModel(
-            model=DEMO_MODEL, manifest=self.artifacts.digest, format="q4", layers=layers, row_us=1, rows_per_second=1
+            model=self.model, manifest=self.artifacts.digest, format="q4", layers=layers, row_us=1, rows_per_second=1
         )
         return Heartbeat(
             network=self.network, node=name, at_ms=SystemClock().now_ms(), beat=beat, instance="ab" * 16, started_ms=1,
@@ -197,25 +200,39 @@ def _drain_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sawyer.node.agent.DRAIN_TIMEOUT_S", 0.2)
 
 
-@pytest.fixture
-async def founded(tmp_path: Path, demo_q4: Artifacts) -> AsyncIterator[Network]:
+@contextlib.asynccontextmanager
+async def founding(folder: Path, artifacts: Artifacts) -> AsyncIterator[Network]:
     """A founded network: bookkeeper, prices, the model published, alice with a budget. No router and no node yet."""
-    home = Home(tmp_path / "home")
+    home = Home(folder / "home")
     pin = pinned_network(home)
     async with contextlib.AsyncExitStack() as stack:
-        server = stack.enter_context(LocalServer.start(tmp_path / "nats"))
+        server = stack.enter_context(LocalServer.start(folder / "nats"))
         bus = await NatsBus.connect(server.url, name="operator")
         stack.push_async_callback(bus.close)
-        made = Network(server.url, home, demo_q4, NetworkId(pin.network), bus, stack)
+        made = Network(server.url, home, artifacts, NetworkId(pin.network), bus, stack)
         await start_bookkeeper(made)
         founder = Founder(bus, home, pin, SystemClock())
         await founder.found()
         await founder.add_router("router-1")
-        await founder.publish(demo_q4.manifest)
+        await founder.publish(artifacts.manifest)
         async with made.client() as client:
             await client.open_account()
         await founder.top_up("alice", at_least=1000)
         yield made
+
+
+@pytest.fixture
+async def founded(tmp_path: Path, demo_q4: Artifacts) -> AsyncIterator[Network]:
+    """A founded network of the demo model, with neither router nor node."""
+    async with founding(tmp_path, demo_q4) as made:
+        yield made
+
+
+@pytest.fixture
+async def founded_with(tmp_path: Path) -> AsyncIterator[Callable[[Artifacts], Awaitable[Network]]]:
+    """`await founded_with(artifacts)` is `founded` for another model."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield lambda artifacts: stack.enter_async_context(founding(tmp_path, artifacts))
 
 
 async def start_bookkeeper(network: Network) -> Book:

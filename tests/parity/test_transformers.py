@@ -1,8 +1,9 @@
-"""The split model against transformers' MixtralForCausalLM, computed now."""
+"""Split models of every family against transformers, computed now."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import MixtralForCausalLM
+from transformers import MixtralForCausalLM, PreTrainedModel
 
 from sawyer.engine.experts import EXACT, ExpertPool
 from sawyer.engine.local import LocalModel
@@ -18,21 +19,34 @@ from sawyer.engine.trunk import Trunk
 from sawyer.ids import ModelId
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import demo_checkpoint
+from sawyer.model.checkpoint import Checkpoint
 from sawyer.model.layout import all_experts
-from sawyer.model.quantize import dequantize_q4
+from sawyer.model.quantize import dequantize
 from sawyer.model.split import split
 from sawyer.schemas.models import Format
 
 TOLERANCE = 1e-4
 STEPS = 12
-NAMES = ("grouped", "one-kv-head-tied", "top-3-of-5")
-SEEDS = (11, 12, 13, 14)
+WIDE: dict[str, dict[str, Any]] = {
+    "mixtral": {},
+    "qwen2_moe": {"moe_intermediate_size": 32},
+    "qwen3_moe": {"moe_intermediate_size": 32},
+    "olmoe": {"intermediate_size": 32},
+    "deepseek_v2": {"moe_intermediate_size": 32},
+    "dbrx": {"ffn_config": {"ffn_hidden_size": 64}},
+}
+"""Experts as wide as q4 needs them."""
+HEADED = [*itertools.product(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe"), (False, True)), ("dbrx", False)]
+"""Families with grouped queries, and whether the head is the embedding: of DBRX it never is."""
+HEADS = [(2, 2), (4, 4), (4, 2), (4, 1), (6, 2)]
 
 
-@pytest.fixture(params=[(name, seed) for name in NAMES for seed in SEEDS], ids=lambda param: f"{param[0]}-{param[1]}")
-def case(request: pytest.FixtureRequest, reference: ModuleType) -> Any:
-    name, seed = request.param
-    return dataclasses.replace(next(one for one in reference.CASES if one.name == name), seed=seed)
+def with_config(case: Any, change: dict[str, Any]) -> Any:
+    """The case with a change, in which an object is merged into the one that is there."""
+    merged = {
+        name: {**case.config[name], **value} if isinstance(value, dict) else value for name, value in change.items()
+    }
+    return dataclasses.replace(case, config=case.config | merged)
 
 
 def load(source: Path, out: Path, format: Format) -> LocalModel:
@@ -68,27 +82,63 @@ def test_f32_split_equals_transformers(case: Any, reference: ModuleType, tmp_pat
 def test_q4_split_equals_transformers_with_the_dequantised_experts(
     case: Any, reference: ModuleType, tmp_path: Path
 ) -> None:
-    original = reference.build(case)
+    wide = with_config(case, WIDE[case.family])
+    original = reference.build(wide)
     reference.save_checkpoint(original, tmp_path / "checkpoint")
     model = load(tmp_path / "checkpoint", tmp_path / "out", "q4")
     artifacts = Artifacts.open(tmp_path / "out")
     with torch.no_grad():
         for layer, expert in all_experts(artifacts.layout):
             stored = artifacts.read_expert(layer, expert)
-            experts = original.model.layers[layer].mlp.experts
-            for name, target in (("gate_up", experts.gate_up_proj), ("down", experts.down_proj)):
-                target[expert] = torch.from_numpy(dequantize_q4(stored[f"{name}.q4"], stored[f"{name}.scales"]))
-    compare(model, reference.Reference(original), reference.prompt_ids(case))
+            gate_up, down = (
+                torch.from_numpy(dequantize(stored[f"{name}.q4"], stored[f"{name}.scales"]))
+                for name in ("gate_up", "down")
+            )
+            replace(original, layer, expert, gate_up, down)
+    compare(model, reference.Reference(original), reference.prompt_ids(wide))
 
 
-def test_fused_checkpoint_gives_the_files_of_the_hub_checkpoint(reference: ModuleType, tmp_path: Path) -> None:
-    original = reference.build(reference.CASES[0])
+def replace(original: PreTrainedModel, layer: int, expert: int, gate_up: torch.Tensor, down: torch.Tensor) -> None:
+    """Puts other weights into one expert."""
+    if original.config.model_type == "dbrx":
+        mlp, width = original.transformer.blocks[layer].ffn.experts.mlp, down.shape[1]
+        rows = slice(expert * width, (expert + 1) * width)
+        mlp.w1[rows], mlp.v1[rows], mlp.w2[rows] = gate_up[:width], gate_up[width:], down.T
+    else:
+        experts = original.model.layers[layer].mlp.experts
+        experts.gate_up_proj[expert], experts.down_proj[expert] = gate_up, down
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+@pytest.mark.parametrize(("family", "tied"), HEADED, ids=lambda each: each if isinstance(each, str) else f"tied={each}")
+def test_heads_in_any_ratio_give_the_logits_of_transformers(
+    family: str, heads: int, kv_heads: int, tied: bool, reference: ModuleType, tmp_path: Path
+) -> None:
+    case = next(one for one in reference.CASES if one.family == family)
+    if family == "dbrx":  # its heads share the hidden width
+        config: dict[str, Any] = {"d_model": 16 * heads, "n_heads": heads, "attn_config": {"kv_n_heads": kv_heads}}
+    else:
+        config = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "tie_word_embeddings": tied}
+        config |= {"hidden_size": 16 * heads} if family == "olmoe" else {"head_dim": 16}
+    changed = with_config(dataclasses.replace(case, seed=20 + heads + kv_heads), config)
+    original = reference.build(changed)
+    reference.save_checkpoint(original, tmp_path / "checkpoint")
+    model = load(tmp_path / "checkpoint", tmp_path / "out", "f32")
+    compare(model, reference.Reference(original), reference.prompt_ids(changed))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2"])
+def test_fused_checkpoint_gives_the_files_of_the_hub_checkpoint(
+    family: str, reference: ModuleType, tmp_path: Path
+) -> None:
+    original = reference.build(next(case for case in reference.CASES if case.family == family))
     reference.save_checkpoint(original, tmp_path / "hub")
     reference.save_checkpoint(original, tmp_path / "fused", save_original_format=False)
     hub, fused = (
         split(tmp_path / name, tmp_path / f"{name}-out", model=ModelId("parity"), format="f32")
         for name in ("hub", "fused")
     )
+    assert any("experts.gate_up_proj" in name for name in Checkpoint.open(tmp_path / "fused").tensors)
     assert hub.files == fused.files
 
 

@@ -11,10 +11,16 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sawyer.errors import UnsupportedModel
+from sawyer.model.families.dbrx import Dbrx
+from sawyer.model.families.deepseek_v2 import DeepseekV2
 from sawyer.model.families.family import Family
 from sawyer.model.families.mixtral import Mixtral
+from sawyer.model.families.olmoe import Olmoe
+from sawyer.model.families.qwen2_moe import Qwen2Moe
+from sawyer.model.families.qwen3_moe import Qwen3Moe
 
-FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({family.name: family for family in (Mixtral(),)})
+_ALL: Final[tuple[Family, ...]] = (Mixtral(), Qwen2Moe(), DeepseekV2(), Dbrx(), Olmoe(), Qwen3Moe())
+FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({family.name: family for family in _ALL})
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

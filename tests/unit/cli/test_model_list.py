@@ -71,7 +71,7 @@ def test_published_model_that_is_here_is_one_row(
     priced = sheet.changed(prices=(ModelPrice(model=DEMO_MODEL, format="q4", price_milli=1000, quant_milli=500),))
     rows = join(_network((published,), priced), local_models(home)[0])
     assert len(rows) == 1
-    assert (rows[0].published, rows[0].in_catalogue) == (published, True)
+    assert (rows[0].published, rows[0].in_package) == (published, True)
     assert rows[0].local is not None
     assert str(rows[0].price) == "0.5"
 
@@ -83,7 +83,7 @@ def test_other_weights_under_a_published_name_are_a_row_of_their_own(home: Home,
 
 
 def test_model_of_the_package_is_listed_where_there_is_no_other() -> None:
-    assert [(row.model, row.format, row.in_catalogue) for row in join(None, [])] == [(DEMO_MODEL, "", True)]
+    assert [(row.model, row.format, row.in_package) for row in join(None, [])] == [(DEMO_MODEL, "", True)]
 
 
 def test_price_multiplies_weights_and_names_in_and_out_where_they_differ(sheet: PricingPublished) -> None:

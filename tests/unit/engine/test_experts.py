@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sawyer.engine import experts as module
 from sawyer.engine.experts import EXACT, FAST, ExpertPool
-from sawyer.engine.session import CPU
-from sawyer.errors import ArtifactCorrupt, MalformedMessage, UnknownExpert, UsageError
+from sawyer.engine.session import CPU, CUDA
+from sawyer.errors import ArtifactCorrupt, MalformedMessage, MissingExtra, UnknownExpert, UsageError
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.layout import expert_file
-from sawyer.model.quantize import dequantize_q4
+from sawyer.model.quantize import dequantize
 from sawyer.schemas.models import Format
 
 Demo = Callable[[Format], Artifacts]
 PAIR = (1, 3)
-KERNELS: list[tuple[Format, int]] = [("f32", EXACT), ("q4", FAST), ("q4", EXACT)]
+KERNELS: list[tuple[Format, int]] = [("f32", EXACT), ("q4", FAST), ("q4", EXACT), ("q8", FAST), ("q8", EXACT)]
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +44,43 @@ def test_f32_expert_equals_its_formula(demo: Demo, rows: NDArray[np.float32]) ->
     np.testing.assert_allclose(answer, swiglu(rows, weights["gate_up"], weights["down"]), atol=1e-5, rtol=0)
 
 
-def test_q4_expert_equals_its_dequantised_weights(demo: Demo, rows: NDArray[np.float32]) -> None:
-    artifacts = demo("q4")
+@pytest.mark.parametrize("format", ["q4", "q8"])
+def test_quantised_expert_equals_its_dequantised_weights(format: Format, demo: Demo, rows: NDArray[np.float32]) -> None:
+    artifacts = demo(format)
     stored = artifacts.read_expert(*PAIR)
-    gate_up, down = (dequantize_q4(stored[f"{name}.q4"], stored[f"{name}.scales"]) for name in ("gate_up", "down"))
+    gate_up, down = (dequantize(stored[f"{name}.{format}"], stored[f"{name}.scales"]) for name in ("gate_up", "down"))
     answer = ExpertPool(artifacts, [PAIR], accuracy_level=EXACT, device="cpu").run(*PAIR, rows)
     np.testing.assert_allclose(answer, swiglu(rows, gate_up, down), atol=1e-5, rtol=0)
+
+
+def test_q8_expert_is_nearer_to_the_unrounded_one_than_q4(demo: Demo, rows: NDArray[np.float32]) -> None:
+    exact, q8, q4 = (
+        ExpertPool(demo(format), [PAIR], accuracy_level=EXACT, device="cpu").run(*PAIR, rows)
+        for format in ("f32", "q8", "q4")
+    )
+    assert np.abs(q8 - exact).max() * 5 < np.abs(q4 - exact).max()
+
+
+def test_f16_expert_is_refused_on_a_cpu_with_a_way_out(demo: Demo) -> None:
+    with pytest.raises(MissingExtra, match="experts in f16 run on CUDA alone") as refused:
+        ExpertPool(demo("f16"), [PAIR], device="cpu")
+    assert "q4 or q8" in refused.value.hint
+
+
+def test_f16_expert_is_refused_where_sessions_fall_back_to_the_cpu(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "running_provider", lambda _: CPU)
+    with pytest.raises(MissingExtra, match="sessions run here on CPUExecutionProvider"):
+        ExpertPool(demo("f16"), [PAIR], device="auto")
+
+
+def test_f16_graph_equals_the_float32_one_to_the_rounding_of_its_products(
+    demo: Demo, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CUDA computes, here on the CPU, which widens and is slow."""
+    monkeypatch.setattr(module, "running_provider", lambda _: CUDA)
+    answer = ExpertPool(demo("f16"), [PAIR], device="auto").run(*PAIR, rows)
+    exact = ExpertPool(demo("f32"), [PAIR], device="cpu").run(*PAIR, rows)
+    assert np.abs(answer - exact).max() < 2e-3 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize(("format", "accuracy_level"), KERNELS)

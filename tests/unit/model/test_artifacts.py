@@ -113,7 +113,9 @@ def test_manifest_path_that_escapes_is_refused(folder: Path, path: str) -> None:
         (lambda manifest: manifest["files"].append(manifest["files"][0]), "a file twice"),
         (lambda manifest: manifest["files"][1].update(size_bytes=2**50), "its layout makes 5120 bytes"),
         (lambda manifest: manifest["layout"].update(vocab=2**50), "trunk/embed.f32.bin: its layout makes"),
-        (lambda manifest: manifest.update(format="q8"), "format"),
+        (lambda manifest: manifest.update(format="q5"), "format"),
+        (lambda manifest: manifest.update(format="q8"), "does not name the files of its own layout: experts/L0/E0"),
+        (lambda manifest: manifest.update(trunk_format="q8"), "does not name the files of its own layout: trunk/L0"),
         (lambda manifest: manifest.update(extra=1), "extra"),
     ],
 )

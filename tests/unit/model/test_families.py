@@ -58,6 +58,7 @@ def test_config_variants_are_understood(tiny: Any, change: dict[str, Any], field
         ({"hidden_size": "32"}, "hidden_size must be an integer"),
         ({"hidden_size": True}, "hidden_size must be an integer"),
         ({"vocab_size": 2**40}, "vocab_size must be an integer"),
+        ({"num_hidden_layers": 2**24}, "num_hidden_layers must be an integer from 1 to"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer"),
         ({"rms_norm_eps": -1}, "rms_norm_eps must be a positive number"),
         ({"rope_theta": "big"}, "rope_theta must be a positive number"),

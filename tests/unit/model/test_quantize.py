@@ -1,6 +1,8 @@
-"""Format q4."""
+"""The formats q4, q8 and f16."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from sawyer.model import quantize as module
-from sawyer.model.quantize import dequantize_q4, quantize_q4
+from sawyer.model.layout import Section, stored_sections
+from sawyer.model.quantize import dequantize, packed, quantize, unpacked
+from sawyer.schemas.models import Format
 
 matrices = arrays(
     np.float32,
@@ -19,49 +23,69 @@ matrices = arrays(
 )
 
 
-@given(matrices)
-def test_quantised_weights_are_within_one_step(weights: NDArray[np.float32]) -> None:
-    packed, scales = quantize_q4(weights)
-    back = dequantize_q4(packed, scales)
-    assert (packed.shape, scales.shape) == (
-        (*weights.shape[:1], weights.shape[1] // 32, 16),
-        (len(weights), weights.shape[1] // 32),
-    )
+BITS = [4, 8]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@given(weights=matrices)
+def test_quantised_weights_are_within_one_step(bits: int, weights: NDArray[np.float32]) -> None:
+    quantized, scales = quantize(weights, bits)
+    back = dequantize(quantized, scales)
+    blocks = weights.shape[1] // 32
+    assert (quantized.shape, scales.shape) == ((len(weights), blocks, 4 * bits), (len(weights), blocks))
     step = np.repeat(np.abs(scales), 32, axis=1)
     assert (np.abs(back - weights) <= step * 1.0001).all()
 
 
-@given(matrices)
-def test_largest_magnitude_of_a_block_is_kept(weights: NDArray[np.float32]) -> None:
+@pytest.mark.parametrize("bits", BITS)
+@given(weights=matrices)
+def test_largest_magnitude_of_a_block_is_kept(bits: int, weights: NDArray[np.float32]) -> None:
     blocks = weights.reshape(len(weights), -1, 32)
-    back = dequantize_q4(*quantize_q4(weights)).reshape(blocks.shape)
+    back = dequantize(*quantize(weights, bits)).reshape(blocks.shape)
     np.testing.assert_allclose(np.abs(back).max(axis=-1), np.abs(blocks).max(axis=-1), rtol=1e-6, atol=1e-37)
 
 
-def test_numbers_on_the_grid_come_back_exactly() -> None:
-    levels = np.random.default_rng(0).integers(-8, 8, (4, 64)).astype(np.float32)
-    levels[:, ::32] = -8
+@pytest.mark.parametrize("bits", BITS)
+def test_numbers_on_the_grid_come_back_exactly(bits: int) -> None:
+    half = 1 << bits - 1
+    levels = np.random.default_rng(0).integers(-half, half, (4, 64)).astype(np.float32)
+    levels[:, ::32] = -half
     scale = np.float32(0.03125)
-    assert np.array_equal(dequantize_q4(*quantize_q4(levels * scale)), levels * scale)
+    assert np.array_equal(dequantize(*quantize(levels * scale, bits)), levels * scale)
 
 
-def test_zeros_stay_zeros() -> None:
-    packed, scales = quantize_q4(np.zeros((2, 32), np.float32))
-    assert (packed == 0x88).all()
-    assert not dequantize_q4(packed, scales).any()
+@pytest.mark.parametrize(("bits", "zeros"), [(4, 0x88), (8, 0x80)])
+def test_zeros_stay_zeros(bits: int, zeros: int) -> None:
+    quantized, scales = quantize(np.zeros((2, 32), np.float32), bits)
+    assert (quantized == zeros).all()
+    assert not dequantize(quantized, scales).any()
 
 
-def test_even_weights_are_in_the_low_half() -> None:
+def test_even_weights_are_in_the_low_half_of_a_byte_of_q4() -> None:
     row = np.zeros((1, 32), np.float32)
     row[0, :2] = -8, 7
-    packed, scales = quantize_q4(row)
+    quantized, scales = quantize(row, 4)
     assert scales.tolist() == [[1.0]]
-    assert packed[0, 0, :2].tolist() == [0xF0, 0x88]
+    assert quantized[0, 0, :2].tolist() == [0xF0, 0x88]
 
 
-def test_result_does_not_depend_on_how_the_matrix_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bits", BITS)
+def test_result_does_not_depend_on_how_the_matrix_is_cut(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = np.random.default_rng(3).standard_normal((37, 64), dtype=np.float32)
-    whole = quantize_q4(weights)
+    whole = quantize(weights, bits)
     monkeypatch.setattr(module, "_SLICE_WEIGHTS", 128)
-    cut = quantize_q4(weights)
+    cut = quantize(weights, bits)
     assert all(np.array_equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
+def test_bfloat16_weights_of_usual_size_are_the_same_in_f16() -> None:
+    weights = np.random.default_rng(3).standard_normal((8, 64), dtype=np.float32)
+    weights = (weights.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    assert np.array_equal(unpacked(packed(weights, "f16")), weights)
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_packed_arrays_are_the_sections_that_a_format_stores(format: Format) -> None:
+    arrays = packed(np.ones((5, 64), np.float32), format)
+    sections = stored_sections(Section("down", (5, 64)), format)
+    assert [(array.shape, array.dtype) for array in arrays] == [(each.shape, each.dtype) for each in sections]

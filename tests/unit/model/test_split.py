@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from sawyer.bench.synthetic import Shape, write_checkpoint
 from sawyer.errors import Busy, UnsupportedModel, UsageError
 from sawyer.ids import ModelId
+from sawyer.model import packing
+from sawyer.model import split as module
 from sawyer.model.artifacts import Artifacts
-from sawyer.model.layout import ALIGNMENT, expert_shape
-from sawyer.model.quantize import dequantize_q4
+from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
+from sawyer.model.checkpoint import Checkpoint, TensorRef
+from sawyer.model.layout import ALIGNMENT, FileShape, Section, expert_shape
+from sawyer.model.packing import Packer
+from sawyer.model.quantize import dequantize
 from sawyer.model.split import SplitProgress, split
 from sawyer.model.writing import JOURNAL_FILE, only_writer
-from sawyer.schemas.models import MANIFEST_FILE
+from sawyer.schemas.models import MANIFEST_FILE, Format
 
 TINY = ModelId("tiny")
 
@@ -45,7 +52,7 @@ def test_weights_come_back_as_they_were(tiny: Any, tmp_path: Path) -> None:
     split(tiny.write(), tmp_path / "out", model=TINY, format="f32")
     artifacts, tensors = Artifacts.open(tmp_path / "out"), tiny.tensors
     assert np.array_equal(artifacts.read_embed(), tensors["model.embed_tokens.weight"])
-    assert np.array_equal(artifacts.read_head(), tensors["lm_head.weight"])
+    assert np.array_equal(artifacts.read_head()["head"], tensors["lm_head.weight"])
     assert np.array_equal(artifacts.read_norm(), tensors["model.norm.weight"])
     layer = artifacts.read_trunk_layer(1)
     qkv = [tensors[f"model.layers.1.self_attn.{part}_proj.weight"] for part in "qkv"]
@@ -60,12 +67,12 @@ def test_weights_come_back_as_they_were(tiny: Any, tmp_path: Path) -> None:
 def test_quantised_weights_come_back_within_a_step(tiny: Any, tmp_path: Path) -> None:
     split(tiny.write(), tmp_path / "out", model=TINY, format="q4")
     stored = Artifacts.open(tmp_path / "out").read_expert(0, 1)
-    back = dequantize_q4(stored["down.q4"], stored["down.scales"])
+    back = dequantize(stored["down.q4"], stored["down.scales"])
     error = np.abs(back - tiny.tensors["model.layers.0.block_sparse_moe.experts.1.w2.weight"]).reshape(32, 2, 32)
     assert (error <= np.abs(stored["down.scales"])[..., None] * 1.0001).all()
 
 
-@pytest.mark.parametrize("format", ["f32", "q4"])
+@pytest.mark.parametrize("format", get_args(Format))
 def test_sections_start_at_page_boundaries(tiny: Any, tmp_path: Path, format: Any) -> None:
     manifest = split(tiny.write(), tmp_path / "out", model=TINY, format=format)
     shape = expert_shape(manifest.layout, format)
@@ -73,11 +80,86 @@ def test_sections_start_at_page_boundaries(tiny: Any, tmp_path: Path, format: An
     assert (tmp_path / "out" / f"experts/L0/E0.{format}.bin").stat().st_size == shape.size_bytes
 
 
-@pytest.mark.parametrize("format", ["f32", "q4"])
-def test_two_splits_give_the_same_manifest_digest(tiny: Any, tmp_path: Path, format: Any) -> None:
+@pytest.mark.parametrize("format", get_args(Format))
+def test_two_splits_give_the_same_manifest_digest(
+    tiny: Any, tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tiny.write()
-    first, second = (split(source, tmp_path / name, model=TINY, format=format) for name in ("a", "b"))
+    first = split(source, tmp_path / "a", model=TINY, format=format, trunk_format=format)
+    monkeypatch.setattr(packing, "SLICE_WEIGHTS", 100)
+    monkeypatch.setattr(module, "cores", lambda: 5)
+    second = split(source, tmp_path / "b", model=TINY, format=format, trunk_format=format)
     assert first.digest() == second.digest()
+
+
+def test_demo_model_has_the_digests_that_it_always_had(tmp_path: Path) -> None:
+    """Of BYTES_VERSION 1: nodes and routers that were split long ago must go on finding each other."""
+    formats: tuple[Format, ...] = ("f32", "q4")
+    digests = {
+        format: split(demo_checkpoint(), tmp_path / format, model=DEMO_MODEL, format=format).digest()
+        for format in formats
+    }
+    assert digests == {
+        "f32": "6376b9706f0ee9959d872850d71650c12689c8aa875550a5880bfd2fe681040f",
+        "q4": "14fa8f8f3f4fc6b937455d8ccad5ca02b60d8c3f578a1e6d8f225f3b43ecb3bd",
+    }
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_turned_matrix_gives_the_bytes_of_one_that_stands_right(
+    tiny: Any, tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, section = "model.layers.0.block_sparse_moe.experts.1.w2.weight", Section("down", (32, 64))
+    right = Checkpoint.open(tiny.write())
+    tiny.tensors[name] = np.ascontiguousarray(tiny.tensors[name].T)
+    tiny.folder = tmp_path / "turned"
+    turned = Checkpoint.open(tiny.write())
+    monkeypatch.setattr(packing, "SLICE_WEIGHTS", 1024)
+    refs = [TensorRef.all_of(name, 32, 64), TensorRef(name, (64, 32), (64, 32), transposed=True)]
+    made = []
+    for checkpoint, ref in zip((right, turned), refs, strict=True):
+        with Packer(checkpoint, 3) as packer:
+            made.append([b"".join(one.tobytes() for one in each) for each in
+                         packer.sections(FileShape((section,), format), ((ref,),))])  # fmt: skip
+    assert made[0] == made[1]
+
+
+def test_trunk_format_is_part_of_what_a_split_continues(tiny: Any, tmp_path: Path) -> None:
+    source, out = tiny.write(), tmp_path / "out"
+
+    def cut(progress: SplitProgress) -> None:
+        if progress.path.startswith("experts"):
+            raise Stop
+
+    for trunk in ("f32", "q8"):
+        with pytest.raises(Stop):
+            split(source, out, model=TINY, trunk_format=trunk, progress=cut)
+    seen: list[SplitProgress] = []
+    split(source, out, model=TINY, trunk_format="q8", progress=seen.append)
+    assert {each.path for each in seen if each.kept} >= {"trunk/L0.q8.bin", "trunk/embed.f16.bin", "trunk/head.q8.bin"}
+    Artifacts.open(out).verify()
+
+
+def test_weight_that_float16_cannot_hold_is_refused_with_its_tensor(tiny: Any, tmp_path: Path) -> None:
+    tiny.tensors["lm_head.weight"][3, 4] = 1e5
+    with pytest.raises(UnsupportedModel, match=r"tensor lm_head\.weight holds weights that are too large") as refused:
+        split(tiny.write(), tmp_path / "out", model=TINY, trunk_format="f16")
+    assert "q8" in refused.value.hint
+
+
+@pytest.mark.parametrize(("format", "trunk"), [("f32", "f32"), ("q4", "q8")])
+def test_memory_is_some_slices_however_big_tensors_and_checkpoint_are(
+    format: Format, trunk: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = Shape(hidden=512, ffn=1024, layers=1, experts=4, vocab=1 << 16)  # a head of 128 MiB in float32
+    source = write_checkpoint(tmp_path / "checkpoint", shape)
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    tracemalloc.start()
+    split(source, tmp_path / "out", model=TINY, format=format, trunk_format=trunk)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    slice_bytes = 4 * packing.SLICE_WEIGHTS
+    assert peak < (2 * packing.SLICES_AHEAD + 2 * 5) * slice_bytes < 4 * shape.vocab * shape.hidden
 
 
 def test_sharded_checkpoint_gives_the_bytes_of_a_single_file(tiny: Any, another_tiny: Any, tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_digest_is_sha256_of_the_canonical_manifest_and_moves_with_every_file(ma
     assert manifest.model_copy(update={"files": (other,)}).digest() != manifest.digest()
 
 
+def test_trunk_in_float32_is_not_said_so_that_older_manifests_keep_their_digests(manifest: Manifest) -> None:
+    assert b"trunk_format" not in manifest.canonical()
+    assert manifest.trunk == "f32"
+    other = manifest.model_copy(update={"trunk_format": "q8"})
+    assert Manifest.parse(other.canonical()).trunk == "q8"
+    assert other.digest() != manifest.digest()
+
+
 @pytest.mark.parametrize("path", ["trunk/head.bin", "manifest.json", "experts/L0/E0.f32.bin", "a/b/c/d"])
 def test_path_inside_the_folder_is_accepted(path: str) -> None:
     assert PATH.validate_python(path) == path
