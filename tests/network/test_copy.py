@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -306,7 +306,7 @@ async def test_copy_of_another_book_is_replaced_only_when_told(
 ) -> None:
     ground.write(3)
     await ground.journal.ensure()
-    await ground.journal.append(0, [record_of(replace(ground.book()[0], state=b"another book"))])
+    await ground.journal.append(0, [record_of(ground.book()[0]._replace(state=b"another book"))])
     async with Copying(ground.home.book, NatsTarget(url=ground.server.url), ground.network).running():
         async with asyncio.timeout(PATIENCE_S):
             while "not copied to JetStream: row 1 of" not in caplog.text:

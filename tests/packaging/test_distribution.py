@@ -52,7 +52,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     _build(tree, "--sdist", folder / "sdist")
     sdist = next((folder / "sdist").iterdir())
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 on
+        archive.extractall(folder / "unpacked", **safely)
     _build(next((folder / "unpacked").iterdir()), "--wheel", folder / "of-sdist")
     _build(tree, "--wheel", folder / "of-tree")
     return Built(sdist, next((folder / "of-sdist").iterdir()), next((folder / "of-tree").iterdir()))

@@ -12,10 +12,12 @@ import accounting
 import pytest
 
 from sawyer.errors import BookCorrupt
+from sawyer.ledger import entry
 from sawyer.ledger.chart import COMMODITIES, account_of
 from sawyer.ledger.entry import CHECKPOINT_STREAM, StoredRow
 from sawyer.ledger.export import JOURNALS, Export, ndjson, ndjson_line
 from sawyer.ledger.source import SQLiteSource, source_of
+from sawyer.schemas import events
 
 from .conftest import Scene
 from .stories import tell
@@ -157,9 +159,8 @@ def test_transaction_says_which_entry_it_is(story, tmp_path, form) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_entries_of_a_kind_that_is_unknown_are_counted_and_left_out(story, form, monkeypatch) -> None:
-    from sawyer.schemas import events
-
-    monkeypatch.delitem(events.KINDS, "pricing.published.v1")
+    known = {kind: body for kind, body in events.KINDS.items() if kind != "pricing.published.v1"}
+    monkeypatch.setattr(entry, "KINDS", known)  # a copy: who puts a kind back changes the order of all
     made = Export(story, JOURNALS[form](), lambda entry: entry.kind)
     assert list(made.lines())
     assert made.unknown == {"pricing.published.v1": 1}
