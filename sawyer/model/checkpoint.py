@@ -22,6 +22,7 @@ from sawyer.errors import CheckpointCorrupt, UsageError
 from sawyer.model.layout import TOKENIZER_FILE
 
 CONFIG_FILE: Final = "config.json"
+GENERATION_FILE: Final = "generation_config.json"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -108,9 +109,13 @@ class Checkpoint:
         self.folder = folder
         self.config_sha256 = hashlib.sha256(config_raw).hexdigest()
         self.config: dict[str, Any] = _json(config_raw, folder / CONFIG_FILE, dict[str, Any])
+        ends = _ends(folder / GENERATION_FILE)
+        self.config |= ends
         self.tensors = tensors
         self.identity = identity
         """Changes whenever config, headers, sizes or modification times of the files do."""
+        if ends:
+            self.identity += f" {hashlib.sha256(repr(ends).encode()).hexdigest()}"
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -184,6 +189,15 @@ class Checkpoint:
         if not np.isfinite(weights).all():
             raise CheckpointCorrupt(f"tensor {name} holds weights that are not finite numbers")
         return weights
+
+
+def _ends(generation: Path) -> dict[str, Any]:
+    """The tokens that end an answer, as transformers takes them: from generation_config.json, where it names any; some
+    models have theirs only there, and chat models often one more."""
+    if not generation.is_file():
+        return {}
+    found = _json(_read_small(generation), generation, dict[str, Any]).get("eos_token_id")
+    return {} if found is None else {"eos_token_id": found}
 
 
 def read_header(file: Path) -> tuple[bytes, dict[str, StoredTensor]]:

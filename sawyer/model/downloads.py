@@ -62,7 +62,7 @@ class HubId(msgspec.Struct, frozen=True):
 class RemoteFile(msgspec.Struct, frozen=True):
     """A file as the repository lists it. Large ones have a SHA-256, small ones the id that git gives their content."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern=r"^[^./\x00][^/\x00]*$")]
     size_bytes: Annotated[int, msgspec.Meta(ge=0)]
     sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
     git_sha1: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
@@ -116,7 +116,7 @@ def fetch(
             try:
                 _fill(repository, commit, file, part, heard or _nobody, pauses_s)
                 break
-            except CheckpointCorrupt:
+            except _WrongBytes:
                 part.unlink(missing_ok=True)
                 if not resumed:  # else it may be the old beginning that is wrong: once more without it
                     raise
@@ -126,7 +126,8 @@ def fetch(
 
 
 def is_here(folder: Path, file: RemoteFile) -> bool:
-    """Whether the file is whole. It got its name after it was checked, so the size is enough."""
+    """Whether the file is whole. It got its name after it was checked, so the size is enough: nobody else's files are
+    in the folder (remote.py)."""
     try:
         return (folder / file.name).stat().st_size == file.size_bytes
     except FileNotFoundError:
@@ -198,6 +199,10 @@ def _fill(
         os.fsync(stream.fileno())
 
 
+class _WrongBytes(CheckpointCorrupt):
+    """What came, or was here of an earlier try, is not what was listed."""
+
+
 class _Checksum:
     """Size and digest of what has come of a file."""
 
@@ -213,7 +218,7 @@ class _Checksum:
         self.size += len(chunk)
         self._hash.update(chunk)
         if self.size > self._file.size_bytes:
-            raise CheckpointCorrupt(
+            raise _WrongBytes(
                 f"{self._file.name}: {self._file.size_bytes} bytes are listed, and more are here", hint=_WRONG
             )
 
@@ -222,7 +227,7 @@ class _Checksum:
         wanted, got = self._file.sha256 or self._file.git_sha1, self._hash.hexdigest()
         if got != wanted:
             kind = "SHA-256" if self._file.sha256 else "git id"
-            raise CheckpointCorrupt(f"{self._file.name}: expected {kind} {wanted}, got {got}", hint=_WRONG)
+            raise _WrongBytes(f"{self._file.name}: expected {kind} {wanted}, got {got}", hint=_WRONG)
 
 
 _GOES_ON: Final = "Start the same command again: it goes on where it stopped."

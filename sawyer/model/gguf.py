@@ -221,6 +221,7 @@ def _parts(file: Path) -> Sequence[Path]:
 def _check_part(file: Path, header: GgufHeader, number: int) -> None:
     """Raises CheckpointCorrupt unless the file says that it is the part that its name says."""
     named = _PART.fullmatch(file.name)
-    said, count = header.metadata.get("split.no", 0), header.metadata.get("split.count", 0) or 1
-    if (said, count) != (number, int(named[3]) if named else 1):
-        raise CheckpointCorrupt(f"{file.name} says that it is part {said} of {count}, counted from 0")
+    said, count = header.metadata.get("split.no", 0), header.metadata.get("split.count", 0)
+    expected = (number, int(named[3])) if named else (number, 1)
+    if not isinstance(said, int) or not isinstance(count, int) or (said, count or 1) != expected:
+        raise CheckpointCorrupt(f"{file.name} says that it is part {said!r:.40} of {count!r:.40}, counted from 0")

@@ -19,11 +19,11 @@ Tensors = Mapping[str, GgufTensor]
 
 ARCHITECTURE_KEY: Final = "general.architecture"
 MAX_SIZE: Final = 1 << 24
+_BETAS: Final = (("fast", 32.0), ("slow", 1.0))
+"""Of YaRN, and what they are where a file does not say."""
 SOFTMAX: Final = 1
 """The `expert_gating_func` of every family we know; 0 is a file that does not say."""
-_HARMLESS: Final = frozenset(
-    {"vocab_size", "tensor_data_layout", "expert_group_scale", "attention.causal", "rope.scaling.finetuned"}
-)
+_HARMLESS: Final = frozenset({"vocab_size", "tensor_data_layout", "expert_group_scale", "rope.scaling.finetuned"})
 """Keys of an architecture that say what we know already, or change nothing for the models that are split."""
 
 
@@ -85,6 +85,7 @@ def config_of(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
     """The config. Raises UnsupportedModel (an architecture or a key that is not known), CheckpointCorrupt."""
     architecture = architecture_of(metadata)
     fields = _Fields(architecture, metadata)
+    _require_causal(fields)
     config = _ARCHITECTURES[architecture](fields, tensors)
     config |= {
         "vocab_size": _rows(tensors, "token_embd.weight"),
@@ -149,9 +150,14 @@ def _decoder(fields: _Fields) -> dict[str, Any]:
     }
 
 
+def _require_causal(fields: _Fields) -> None:
+    if not fields.flag("attention.causal", True):
+        raise UnsupportedModel(f"{fields.prefix}attention.causal is false: rows would see what comes after them")
+
+
 def _rope_scaling(fields: _Fields) -> dict[str, Any] | None:
-    kind = fields.text("rope.scaling.type", "none")
     factor = fields.real("rope.scaling.factor", 1.0)
+    kind = fields.text("rope.scaling.type", "none" if factor in (0.0, 1.0) else "linear")  # as llama.cpp reads it
     original = fields.integer("rope.scaling.original_context_length", 0, least=0)
     if kind == "none":
         return None
@@ -294,7 +300,13 @@ def _deepseek_v2(fields: _Fields, tensors: Tensors) -> dict[str, Any]:
                 "deepseek2.rope.scaling.yarn_log_multiplier is missing: the file does not say mscale"
             )
         scale = float(f"{log_multiplier * 10:.6g}")  # stored as a tenth; published models give both mscales one value
-        scaling |= {"beta_fast": 32, "beta_slow": 1, "mscale": scale, "mscale_all_dim": scale}
+        fast, slow = (fields.real(f"rope.scaling.yarn_beta_{each}", usual) for each, usual in _BETAS)
+        scaling |= {"beta_fast": fast, "beta_slow": slow, "mscale": scale, "mscale_all_dim": scale}
+        for factor in ("ext", "attn"):
+            if fields.real(f"rope.scaling.yarn_{factor}_factor", 1.0) != 1:
+                raise UnsupportedModel(f"deepseek2.rope.scaling.yarn_{factor}_factor is not 1, which is not known")
+    elif log_multiplier:
+        raise UnsupportedModel("deepseek2.rope.scaling.yarn_log_multiplier is there, and no YaRN that it belongs to")
     return config | _deepseek_routing(fields, q_rank) | {
         "model_type": "deepseek_v2",
         "num_key_value_heads": config["num_attention_heads"],

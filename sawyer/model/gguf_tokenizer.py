@@ -49,6 +49,10 @@ _COMPOSED: Final = frozenset({"olmo", "qwen2"})
 """Whose text is brought into Unicode's form C first."""
 
 
+MAX_MERGES: Final = 4_000_000
+"""Several times as many as any vocabulary has: a short header could make its reader run out of memory."""
+
+
 def tokenizer_json(metadata: Metadata) -> bytes:
     """The bytes of tokenizer.json. Raises UnsupportedModel for a kind that is not known, CheckpointCorrupt for a
     vocabulary that does not hold together."""
@@ -56,9 +60,9 @@ def tokenizer_json(metadata: Metadata) -> bytes:
     if isinstance(whole, str) and whole:
         return whole.encode()
     kind = metadata.get(f"{PREFIX}model")
-    if kind == "llama":
+    if isinstance(kind, str) and kind == "llama":
         return _serialised(_sentencepiece(metadata))
-    if kind == "gpt2":
+    if isinstance(kind, str) and kind == "gpt2":
         return _serialised(_byte_level(metadata))
     raise UnsupportedModel(f"the vocabulary {_short(kind)} of this GGUF file cannot be converted", hint=BESIDE)
 
@@ -168,7 +172,12 @@ def _merges_by_score(vocabulary: _Vocabulary, scores: Sequence[float]) -> list[t
         token: n for token, n in vocabulary.ids.items() if vocabulary.types[n] in (_NORMAL, _USER_DEFINED) and token
     }
     ordered = sorted(pieces, key=lambda piece: -scores[pieces[piece]])
-    return [pair for piece in ordered for pair in _ways(piece, pieces)]
+    merges: list[tuple[str, str]] = []
+    for piece in ordered:
+        merges += _ways(piece, pieces)
+        if len(merges) > MAX_MERGES:
+            raise CheckpointCorrupt(f"the pieces of this GGUF file make more than {MAX_MERGES} merges")
+    return merges
 
 
 def _ways(piece: str, pieces: Mapping[str, int]) -> Iterator[tuple[str, str]]:

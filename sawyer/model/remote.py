@@ -18,6 +18,7 @@ from sawyer import durable
 from sawyer.errors import CheckpointCorrupt, NoSpace, UnreachableError, UnsupportedModel, UsageError
 from sawyer.model.checkpoint import (
     CONFIG_FILE,
+    GENERATION_FILE,
     INDEX_FILE,
     MAX_HEADER_BYTES,
     MAX_JSON_BYTES,
@@ -49,9 +50,10 @@ from sawyer.model.writing import only_writer
 LISTING_FILE: Final = ".hub.json"
 """What the repository listed when the download began: it goes on with that, not with what came later."""
 BESIDE: Final = (
-    TOKENIZER_FILE, "generation_config.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json",
+    TOKENIZER_FILE, GENERATION_FILE, "tokenizer_config.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 """What comes along where it is there."""
+_ANOTHER_FOLDER: Final = "Name another folder with --download-to: files in it are replaced and deleted as needed."
 _FIRST_BYTES: Final = 1 << 16
 """What is asked of a shard to see its header: most are shorter."""
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -260,12 +262,16 @@ def _agreed_listing(repository: Repository, source: HubId, folder: Path) -> List
     """What the repository lists now; what is here of files that it has changed since is removed. Where nobody answers,
     what it listed before: what is here already can be split."""
     before = _saved_listing(folder)
+    if before is not None and before.source != source:
+        raise UsageError(f"{folder} holds what came of {before.source}, not of {source}", hint=_ANOTHER_FOLDER)
     try:
         listing = repository.listing()
     except UnreachableError:
-        if before is None or before.source != source:
+        if before is None:
             raise
         return before
+    if before is None:
+        _refuse_foreign(folder, listing)
     if before is not None and before != listing:
         for file in before.files:
             if file not in listing.files:
@@ -274,6 +280,14 @@ def _agreed_listing(repository: Repository, source: HubId, folder: Path) -> List
     if before != listing:
         durable.replace(folder / LISTING_FILE, msgspec.json.encode(listing))
     return listing
+
+
+def _refuse_foreign(folder: Path, listing: Listing) -> None:
+    """Raises UsageError for a file that we did not bring: it was never compared with a checksum, and is not ours to
+    delete."""
+    for file in listing.files:
+        if (folder / file.name).exists():
+            raise UsageError(f"{folder} holds a {file.name} that Sawyer did not download", hint=_ANOTHER_FOLDER)
 
 
 def _saved_listing(folder: Path) -> Listing | None:

@@ -6,6 +6,7 @@ was. The same checkpoint always gives the same bytes. How files are written safe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -108,7 +109,7 @@ def split(
     with only_writer(out):
         if (out / MANIFEST_FILE).exists():
             raise UsageError(f"{out} already holds a split model", hint="Use it, delete it, or choose another folder.")
-        job = f"{BYTES_VERSION} {format} {checkpoint.identity}"
+        job = f"{BYTES_VERSION} {format} {checkpoint.identity} {hashlib.sha256(tokenizer.raw).hexdigest()}"
         journal = Journal(out, job if trunk_format == "f32" else f"{job} trunk {trunk_format}")
         supply = supply or AllHere()
         order = supply.schedule(out, sizes, {each.path: tuple(chain.from_iterable(each.refs)) for each in plan})

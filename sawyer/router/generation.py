@@ -114,8 +114,12 @@ class Generation:
             residual, (blocks, calls) = attended.residual, await asked
         else:  # computed here while the others are asked elsewhere
             shared = compute.run(f"shared {kind}" if kind else "", trunk.shared, layer, attended.hidden)
-            (blocks, calls), added = await asyncio.gather(asked, shared)
-            residual = attended.residual + added
+            answers = asyncio.ensure_future(asked)
+            try:
+                residual = attended.residual + await shared
+                blocks, calls = await answers
+            finally:
+                answers.cancel()  # nobody asks on for a layer that failed here
         self._calls.append((layer, tuple(calls)))
         return combine(residual, groups, blocks, attended.weights)
 

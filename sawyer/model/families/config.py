@@ -82,7 +82,7 @@ def context(config: Mapping[str, Any], *, windowed: bool = True) -> int:
 def rope_theta(config: Mapping[str, Any], default: float) -> str:
     """From `rope_parameters` (new files) or from `rope_theta` beside `rope_scaling` (hub files). Positions that are
     scaled are refused. Raises UnsupportedModel."""
-    require(config, "rope_scaling", None)
+    require(config, "rope_scaling", None, {"rope_type": "default"}, {"type": "default"})
     require(config, "partial_rotary_factor", None, 1, 1.0)
     parameters = config.get("rope_parameters")
     if parameters is None:
@@ -90,7 +90,9 @@ def rope_theta(config: Mapping[str, Any], default: float) -> str:
     if not isinstance(parameters, dict) or not parameters.keys() <= {"rope_theta", "rope_type"}:
         raise UnsupportedModel(f"config.json: rope_parameters {parameters!r} hold more than a theta")
     require(parameters, "rope_type", None, "default")
-    return real_text(parameters, "rope_theta", default)
+    if parameters.get("rope_theta") is None:
+        return real_text(config, "rope_theta", default)
+    return real_text(parameters, "rope_theta")
 
 
 def sparse_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:

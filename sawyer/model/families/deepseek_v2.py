@@ -196,6 +196,8 @@ def _groups(config: Mapping[str, Any]) -> GateGroups | None:
 
 def _rope(config: Mapping[str, Any]) -> tuple[str, Yarn | None]:
     """From `rope_parameters` (new files) or from `rope_theta` beside `rope_scaling` (hub files)."""
+    if config.get("rope_parameters") is not None and config.get("rope_scaling") is not None:
+        raise UnsupportedModel("config.json: rope_parameters and rope_scaling are both there, and may say two things")
     field = "rope_scaling" if config.get("rope_parameters") is None else "rope_parameters"
     rope = section(config, field)
     theta = real_text(rope if rope.get("rope_theta") is not None else config, "rope_theta", DEFAULT_THETA)

@@ -160,3 +160,21 @@ def test_index_and_shard_that_disagree_are_refused(tiny: Any) -> None:
     index.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointCorrupt, match="do not agree about tensor"):
         Checkpoint.open(tiny.folder)
+
+
+def test_tokens_that_end_an_answer_are_those_of_the_generation_config(tiny: Any) -> None:
+    folder = tiny.write()
+    plain = Checkpoint.open(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 7], "temperature": 0.6}')
+    checkpoint = Checkpoint.open(folder)
+    assert checkpoint.config == plain.config | {"eos_token_id": [2, 7]}
+    assert checkpoint.identity != plain.identity
+    assert checkpoint.config_sha256 == plain.config_sha256
+
+
+def test_generation_config_that_names_no_end_changes_nothing(tiny: Any) -> None:
+    folder = tiny.write()
+    plain = Checkpoint.open(folder)
+    (folder / "generation_config.json").write_text('{"temperature": 0.6}')
+    checkpoint = Checkpoint.open(folder)
+    assert (checkpoint.config, checkpoint.identity) == (plain.config, plain.identity)

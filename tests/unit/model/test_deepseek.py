@@ -278,3 +278,9 @@ def test_fused_names_give_the_bytes_of_hub_names(deepseek: Any, another_tiny: An
         for n, source in enumerate((deepseek, another_tiny))
     ]
     assert manifests[0] == manifests[1]
+
+
+def test_positions_that_are_told_of_twice_are_refused() -> None:
+    config = LITE | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    with pytest.raises(UnsupportedModel, match="rope_parameters and rope_scaling are both there"):
+        DeepseekV2().layout(config)

@@ -130,3 +130,11 @@ def test_removed_file_takes_no_room(tmp_path: Path) -> None:
     remove(tmp_path, SHARD)
     remove(tmp_path, SHARD)
     assert (bytes_here(tmp_path, SHARD), list(tmp_path.iterdir())) == (0, [])
+
+
+def test_repository_that_has_less_than_it_lists_costs_nothing_of_what_came(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError):
+        fetch(Given(cuts=[3_500, 0, 0, 0, 0]), COMMIT, SHARD, tmp_path, pauses_s=SOON)
+    with pytest.raises(CheckpointCorrupt, match="less than it lists"):
+        fetch(Given(raw=b"", error=CheckpointCorrupt("less than it lists")), COMMIT, SHARD, tmp_path, pauses_s=SOON)
+    assert bytes_here(tmp_path, SHARD) == 3_500

@@ -338,3 +338,13 @@ def test_tensors_of_a_published_config_have_the_published_number_of_weights(
     family = family_of(config)
     refs = family.tensors(family.layout(config), (), tied=False).refs()
     assert sum(math.prod(whole) for whole in {ref.name: ref.whole for ref in refs}.values()) == parameters
+
+
+def test_theta_stands_beside_rope_parameters_that_have_none() -> None:
+    config = QWEN3 | {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}}
+    assert family_of(config).layout(config).rope_theta == "500000.0"
+
+
+def test_scaling_of_type_default_is_none() -> None:
+    config = QWEN3 | {"rope_scaling": {"rope_type": "default"}}
+    assert family_of(config).layout(config) == family_of(QWEN3).layout(QWEN3)

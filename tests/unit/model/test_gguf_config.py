@@ -229,3 +229,23 @@ def test_file_without_an_embedding_is_refused() -> None:
 def test_layers_that_are_only_claimed_cost_nothing() -> None:
     said = metadata("qwen2moe", block_count=2**24, expert_feed_forward_length=48, expert_shared_feed_forward_length=96)
     assert len(config_of(said, tensors())["mlp_only_layers"]) == 1
+
+
+def test_yarn_betas_are_those_of_the_file() -> None:
+    keys = {"rope__scaling__yarn_beta_fast": 16.0, "rope__scaling__yarn_beta_slow": 2.0}
+    config = config_of(metadata("deepseek2", **DEEPSEEK, **LITE_HEADS, **keys), tensors("output.weight"))
+    assert (config["rope_scaling"]["beta_fast"], config["rope_scaling"]["beta_slow"]) == (16.0, 2.0)
+
+
+def test_positions_that_are_scaled_in_a_way_that_is_not_said_are_refused() -> None:
+    config = config_of(metadata("llama", rope__scaling__factor=4.0), tensors("output.weight"))
+    with pytest.raises(UnsupportedModel, match="rope_scaling"):
+        family_of(config).layout(config)
+    without = DEEPSEEK | {"rope__scaling__type": None}
+    with pytest.raises(UnsupportedModel, match=r"yarn_log_multiplier|rope_scaling"):
+        config_of(metadata("deepseek2", **without, **LITE_HEADS), tensors("output.weight"))
+
+
+def test_attention_that_sees_what_comes_after_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match=r"attention\.causal is false"):
+        config_of(metadata("llama", attention__causal=False), tensors())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from sawyer.errors import CheckpointCorrupt, UnsupportedModel
+from sawyer.model import gguf_tokenizer
 from sawyer.model.catalog import demo_checkpoint
 from sawyer.model.gguf_tokenizer import tokenizer_json
 
@@ -187,3 +188,11 @@ def test_piece_of_endless_length_takes_no_endless_time() -> None:
     pieces = ["a" * n for n in range(1, 400)] + ["a" * 100_000]
     said = metadata(model="llama", tokens=pieces, scores=[0.0] * len(pieces), add_bos_token=False)
     assert len(json.loads(tokenizer_json(said))["model"]["merges"]) == sum(range(64))
+
+
+def test_vocabulary_that_makes_merges_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_tokenizer, "MAX_MERGES", 100)
+    pieces = sorted({("ab" * 20)[at:end] for at in range(40) for end in range(at + 1, 41)})
+    said = metadata(model="llama", tokens=pieces, scores=[0.0] * len(pieces), add_bos_token=False)
+    with pytest.raises(CheckpointCorrupt, match="more than 100 merges"):
+        tokenizer_json(said)

@@ -343,3 +343,35 @@ def test_two_downloads_into_one_folder_are_refused(work: Work) -> None:
     hub = Hub(ID, work.server.url)
     with opened(hub, ID, work.folder), pytest.raises(Busy, match="another process is writing"):
         work.run()
+
+
+def test_folder_with_a_file_of_that_name_from_elsewhere_is_refused_and_left_as_it_is(work: Work) -> None:
+    work.folder.mkdir()
+    own = work.folder / "config.json"
+    own.write_bytes(b"my own")
+    with pytest.raises(UsageError, match=r"holds a config.json that Sawyer did not download"):
+        work.run(delete=True)
+    assert own.read_bytes() == b"my own"
+
+
+def test_folder_of_another_repository_is_refused_and_left_as_it_is(work: Work) -> None:
+    work.run()
+    kept = sorted(work.folder.iterdir())
+    other = HubId("other/model")
+    with (
+        pytest.raises(UsageError, match=f"holds what came of {REPO}, not of other/model"),
+        opened(Hub(other, work.server.url), other, work.folder),
+    ):
+        pass
+    assert sorted(work.folder.iterdir()) == kept
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../config.json", "a/b.json", ".hidden", ""])
+def test_saved_listing_that_names_files_elsewhere_counts_as_none(work: Work, name: str) -> None:
+    work.run()
+    listing = work.folder / ".hub.json"
+    said = json.loads(listing.read_bytes())
+    said["files"][0]["name"] = name
+    listing.write_text(json.dumps(said))
+    with pytest.raises(UsageError, match="that Sawyer did not download"):
+        work.run()

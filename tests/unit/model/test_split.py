@@ -238,6 +238,21 @@ def test_split_of_another_checkpoint_is_not_continued(tiny: Any, tmp_path: Path)
     assert np.array_equal(Artifacts.open(out).read_norm(), tiny.tensors["model.norm.weight"])
 
 
+def test_split_whose_tokenizer_changed_meanwhile_has_the_new_one(tiny: Any, tmp_path: Path) -> None:
+    source, out = tiny.write(), tmp_path / "out"
+
+    def cut(progress: SplitProgress) -> None:
+        if progress.path.startswith("experts"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        split(source, out, model=TINY, progress=cut)
+    tokenizer = source / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes() + b" ")
+    split(source, out, model=TINY)
+    assert Artifacts.open(out).read_tokenizer() == tokenizer.read_bytes()
+
+
 def test_progress_counts_up_to_everything(tiny: Any, tmp_path: Path) -> None:
     seen: list[SplitProgress] = []
     manifest = split(tiny.write(), tmp_path / "out", model=TINY, progress=seen.append)
