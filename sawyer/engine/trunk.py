@@ -97,8 +97,11 @@ class Trunk:
 
 
 def _widened(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Float16 as float32: the CPU has no kernels for less."""
-    return {name: one.astype(np.float32) if one.dtype == np.float16 else one for name, one in weights.items()}
+    """Float16 as float32: the CPU has no kernels for less. What is float32 beside it is copied, or its views would keep
+    the whole file in memory."""
+    if not any(one.dtype == np.float16 for one in weights.values()):
+        return dict(weights)
+    return {name: one.astype(np.float32) for name, one in weights.items()}
 
 
 def prefill_chunks(count: int) -> list[slice]:
