@@ -30,6 +30,12 @@ from sawyer.schemas.models import MANIFEST_FILE, Format
 TINY = ModelId("tiny")
 
 
+def stop_at_experts(progress: SplitProgress) -> None:
+    """The power cut, when the trunk is written."""
+    if progress.path.startswith("experts"):
+        raise Stop
+
+
 class Stop(Exception):
     """What the test's progress callback raises: the power cut."""
 
@@ -127,13 +133,9 @@ def test_turned_matrix_gives_the_bytes_of_one_that_stands_right(
 def test_trunk_format_is_part_of_what_a_split_continues(tiny: Any, tmp_path: Path) -> None:
     source, out = tiny.write(), tmp_path / "out"
 
-    def cut(progress: SplitProgress) -> None:
-        if progress.path.startswith("experts"):
-            raise Stop
-
     for trunk in ("f32", "q8"):
         with pytest.raises(Stop):
-            split(source, out, model=TINY, trunk_format=trunk, progress=cut)
+            split(source, out, model=TINY, trunk_format=trunk, progress=stop_at_experts)
     seen: list[SplitProgress] = []
     split(source, out, model=TINY, trunk_format="q8", progress=seen.append)
     assert {each.path for each in seen if each.kept} >= {"trunk/L0.q8.bin", "trunk/embed.f16.bin", "trunk/head.q8.bin"}
@@ -210,12 +212,8 @@ def test_killed_process_leaves_no_half_file_under_a_final_name(tiny: Any, tmp_pa
 def test_finished_file_that_changed_is_written_again(tiny: Any, tmp_path: Path) -> None:
     source, out = tiny.write(), tmp_path / "out"
 
-    def cut(progress: SplitProgress) -> None:
-        if progress.path.startswith("experts"):
-            raise Stop
-
     with pytest.raises(Stop):
-        split(source, out, model=TINY, progress=cut)
+        split(source, out, model=TINY, progress=stop_at_experts)
     embed = out / "trunk" / "embed.f32.bin"
     embed.write_bytes(bytes(embed.stat().st_size))
     split(source, out, model=TINY)
@@ -225,12 +223,8 @@ def test_finished_file_that_changed_is_written_again(tiny: Any, tmp_path: Path) 
 def test_split_of_another_checkpoint_is_not_continued(tiny: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    def cut(progress: SplitProgress) -> None:
-        if progress.path.startswith("experts"):
-            raise Stop
-
     with pytest.raises(Stop):
-        split(tiny.write(), out, model=TINY, progress=cut)
+        split(tiny.write(), out, model=TINY, progress=stop_at_experts)
     tiny.tensors["model.norm.weight"] += 1
     file = tiny.write() / "model.safetensors"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
@@ -241,12 +235,8 @@ def test_split_of_another_checkpoint_is_not_continued(tiny: Any, tmp_path: Path)
 def test_split_whose_tokenizer_changed_meanwhile_has_the_new_one(tiny: Any, tmp_path: Path) -> None:
     source, out = tiny.write(), tmp_path / "out"
 
-    def cut(progress: SplitProgress) -> None:
-        if progress.path.startswith("experts"):
-            raise Stop
-
     with pytest.raises(Stop):
-        split(source, out, model=TINY, progress=cut)
+        split(source, out, model=TINY, progress=stop_at_experts)
     tokenizer = source / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes() + b" ")
     split(source, out, model=TINY)
