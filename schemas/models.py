@@ -11,6 +11,7 @@ from sawyer.schemas.base import Count, Positive, Sha256, Slug, Strict, Text
 
 Format = Literal["f32", "q8", "q4", "f16"]
 MANIFEST_FILE: Final = "manifest.json"
+MAX_TEMPLATE_CHARS: Final = 1_000_000
 
 FilePath = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,3}$")
@@ -100,6 +101,25 @@ class ModelLayout(Strict):
         return len(self.moe_layers) * self.top_k
 
 
+class GenerationDefaults(Strict):
+    """How a model's maker would have it sampled; what is absent was not said. `temperature_milli` 0 is greedy. As in
+    messages.GenerateParams."""
+
+    temperature_milli: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    top_k: Count | None = None
+    top_p_milli: Annotated[int, Field(ge=1, le=1000)] | None = None
+    min_p_milli: Annotated[int, Field(ge=0, le=1000)] | None = None
+    repetition_penalty_milli: Annotated[int, Field(ge=100, le=10_000)] | None = None
+
+
+class ChatTemplate(Strict):
+    """How a model was taught to read a conversation: a Jinja template, and the special tokens that it may name, such as
+    `bos_token`."""
+
+    template: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
+    tokens: dict[Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")], Text] = Field(default_factory=dict)
+
+
 class FileDigest(Strict):
     path: FilePath
     size_bytes: Count
@@ -108,7 +128,8 @@ class FileDigest(Strict):
 
 class Manifest(Strict):
     """What `sawyer models split` made. `format` is that of the experts, `trunk_format` that of the trunk's matrices
-    (absent: f32). `config_sha256` is the digest of the checkpoint's config.json."""
+    (absent: f32). `config_sha256` is the digest of the checkpoint's config.json. `generation`: how the model is best
+    sampled, where its maker said so."""
 
     v: Literal[1]
     model: Slug
@@ -117,6 +138,7 @@ class Manifest(Strict):
     config_sha256: Sha256
     files: Annotated[tuple[FileDigest, ...], Field(min_length=1, max_length=1_000_000)]
     trunk_format: Format | None = None
+    generation: GenerationDefaults | None = None
 
     @property
     def trunk(self) -> Format:

@@ -31,6 +31,7 @@ from sawyer.cli import (
     parts,
     pricing,
     register,
+    serving,
     status,
     up,
 )
@@ -75,7 +76,7 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
     ),
     "Host experts": (
         Entry(register.register, "Join a network as a host", "sawyer register --nats nats://HOST:4222 --name attic"),
-        Entry(parts.serve, "Serve experts of a model", "sawyer serve austen-8m --experts '0-3:*' --name attic"),
+        Entry(serving.serve, "Serve experts of a model", "sawyer serve austen-8m --experts '0-3:*' --name attic"),
     ),
     "Run the parts": (
         Entry(parts.bookkeeper, "Keep the book", "sawyer bookkeeper --home DIR --nats nats://127.0.0.1:4222"),

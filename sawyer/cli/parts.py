@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import typer
 
@@ -20,15 +20,14 @@ from sawyer.cli.options import ContextOption, CredsOption, FormatOption, HomeOpt
 from sawyer.clock import SystemClock
 from sawyer.errors import ServerUnreachable, UsageError
 from sawyer.home import Home, Pin
-from sawyer.ids import HostId, ModelId, NetworkId, NodeId
+from sawyer.ids import ModelId, NetworkId
 from sawyer.loop import run as run_on_loop
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.schemas.models import MANIFEST_FILE
-from sawyer.settings import DEFAULT, Settings
+from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from sawyer.bus.connection import NatsBus
-    from sawyer.engine.session import Device
     from sawyer.identity.keys import Key
 
 READY: Final = "ready: "
@@ -70,12 +69,12 @@ def bookkeeper(
             with calm_collector(), Verifiers(int(settings["ledger_verifiers"])) as verifiers:
                 async with copying.running():
                     part = Bookkeeper(bus, book, SystemClock(), sawyer.__version__, copying.wake, witnessing, verifiers)
-                    await _until_stopped(part, bus, f"bookkeeper of {pin.network}, {book.size} entries")
+                    await until_stopped(part, bus, f"bookkeeper of {pin.network}, {book.size} entries")
         finally:
             await bus.close()
             book.close()
 
-    _run(main, settings)
+    run_part(main, settings)
 
 
 def route(
@@ -116,70 +115,11 @@ def route(
                 wide=wire == "f32",
                 version=sawyer.__version__,
             )
-            await _until_stopped(router, bus, f"{name} routes {published}, every expert is served")
+            await until_stopped(router, bus, f"{name} routes {published}, every expert is served")
         finally:
             await bus.close()
 
-    _run(main, settings)
-
-
-def serve(
-    model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
-    name: Annotated[str, typer.Option("--name", help="The node's name in the book (default: this machine's).")] = "",
-    host: Annotated[str, typer.Option("--host", help="Who is paid (default: your user name).")] = "",
-    share: Annotated[
-        str, typer.Option("--share", metavar="PART/OF", help="Which equal share of the experts, from 0 (default: 0/1).")
-    ] = "",
-    experts: Annotated[
-        str,
-        typer.Option("--experts", metavar="LAYERS:EXPERTS,...", help="Which experts instead, such as 0:0-3,1:4,2:*."),
-    ] = "",
-    format: FormatOption = "q4",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto (the default).")] = "",
-    threads: ThreadsOption = None,
-    home: HomeOption = None,
-    nats: NatsOption = "",
-    context: ContextOption = "",
-    creds: CredsOption = None,
-) -> None:
-    """Host experts: verify their files, answer activation requests, sign receipts."""
-    from sawyer.bus.connection import NatsBus
-    from sawyer.engine.experts import FAST
-    from sawyer.engine.session import configure, default_threads
-    from sawyer.model.artifacts import Artifacts
-    from sawyer.node.agent import Hosting, NodeAgent
-    from sawyer.node.hosting import parse_experts, parse_share
-    from sawyer.node.hosting import share as share_of
-    from sawyer.node.receipts import ReceiptLog
-    from sawyer.node.registration import NodeIdentity
-    from sawyer.node.witness import CheckpointWitness
-
-    if share and experts:
-        raise UsageError("--share and --experts both say which experts", hint="Give one of them.")
-    settings = Settings.load(
-        home=home, nats=nats, context=context, creds=creds, threads=threads, device=device, node=name, host=host
-    )
-    place, pin = settings.home, pin_of(settings.home)
-    artifacts = Artifacts.open(model_folder(place, model, format))
-    layout = artifacts.layout
-    layers = parse_experts(experts, layout) if experts else share_of(layout, *parse_share(share or "0/1"))
-    name = settings["node"]
-    chosen = settings.values["host"].rank < DEFAULT
-    me = NodeIdentity.open(NodeId(name), HostId(settings["host"]), place.node_key(name), host_chosen=chosen)
-    in_force = configure(int(settings["threads"]) or default_threads())
-    hosting = Hosting(artifacts, layers, cast("Device", settings["device"].lower()), in_force, FAST)
-    receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
-
-    async def main() -> None:
-        bus = await NatsBus.connect(settings.where_nats()[0], name=name)
-        try:
-            witness = CheckpointWitness(bus, me.node, me.key, pin, place.witness(name), SystemClock())
-            agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__, witness)
-            await _until_stopped(agent, bus, lambda: agent.summary)
-        finally:
-            await bus.close()
-
-    _run(main, settings)
+    run_part(main, settings)
 
 
 def model_folder(home: Home, model: str, format: str) -> Path:
@@ -233,14 +173,14 @@ def pin_of(home: Home) -> Pin:
     )
 
 
-def _run(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> None:
+def run_part(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     run_on_loop(main(), settings["loop"])
 
 
-async def _until_stopped(part: Program, bus: NatsBus, ready: str | Callable[[], str]) -> None:
+async def until_stopped(part: Program, bus: NatsBus, ready: str | Callable[[], str]) -> None:
     """Run a part, and say when it is ready (what with may be known only then). SIGTERM and Ctrl-C end it in order, a
     second signal at once. Raises ServerUnreachable if the server closed our connection for good: nobody would hear us
     any more."""

@@ -14,6 +14,7 @@ from typing import Final
 from sawyer.errors import ArtifactCorrupt, NotCanonical, UnknownExpert, UsageError
 from sawyer.model.families import family_named
 from sawyer.model.layout import (
+    CHAT_FILE,
     NORM_FILE,
     TOKENIZER_FILE,
     Array,
@@ -27,7 +28,7 @@ from sawyer.model.layout import (
     shared_shape,
     trunk_layer_file,
 )
-from sawyer.schemas.models import MANIFEST_FILE, FileDigest, Format, Manifest, ModelLayout
+from sawyer.schemas.models import MANIFEST_FILE, ChatTemplate, FileDigest, Format, Manifest, ModelLayout
 
 MAX_MANIFEST_BYTES: Final = 256 * 1024 * 1024
 
@@ -99,6 +100,15 @@ class Artifacts:
         """The bytes of tokenizer.json, verified. Raises ArtifactCorrupt."""
         return read_verified(self.folder, self._files[TOKENIZER_FILE])
 
+    def read_chat(self) -> ChatTemplate | None:
+        """The chat template, verified; None for a model without. Raises ArtifactCorrupt."""
+        if CHAT_FILE not in self._files:
+            return None
+        try:
+            return ChatTemplate.parse(read_verified(self.folder, self._files[CHAT_FILE]))
+        except NotCanonical as error:
+            raise ArtifactCorrupt(f"{self.folder / CHAT_FILE}: {error.message}") from error
+
     def verify(self) -> None:
         """Reads every file of the manifest. Raises ArtifactCorrupt for the first that is missing or different."""
         for file in self.manifest.files:
@@ -147,8 +157,8 @@ def read_verified(folder: Path, file: FileDigest) -> bytes:
 
 def _check_files(manifest: Manifest, named: Mapping[str, FileDigest], shapes: Mapping[str, FileShape]) -> None:
     expected = {*shapes, TOKENIZER_FILE}
-    if len(named) != len(manifest.files) or named.keys() != expected:
-        odd = min(named.keys() ^ expected, default="a file twice")
+    if len(named) != len(manifest.files) or named.keys() - {CHAT_FILE} != expected:
+        odd = min((named.keys() - {CHAT_FILE}) ^ expected, default="a file twice")
         raise ArtifactCorrupt(f"the manifest does not name the files of its own layout: {odd}")
     for path, shape in shapes.items():
         if named[path].size_bytes != shape.size_bytes:

@@ -19,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.errors import CheckpointCorrupt, UsageError
+from sawyer.model import chat
 from sawyer.model.layout import TOKENIZER_FILE
+from sawyer.schemas.models import ChatTemplate, GenerationDefaults
 
 CONFIG_FILE: Final = "config.json"
 GENERATION_FILE: Final = "generation_config.json"
+TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
+TEMPLATE_FILE: Final = "chat_template.jinja"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -89,6 +93,14 @@ class Source(Protocol):
 
     def tokenizer(self) -> bytes:
         """The bytes of tokenizer.json."""
+        ...
+
+    def chat(self) -> ChatTemplate | None:
+        """How the model reads a conversation; None if it was not taught one."""
+        ...
+
+    def generation(self) -> GenerationDefaults | None:
+        """How its maker would have it sampled, where that was said."""
         ...
 
 
@@ -174,6 +186,22 @@ class Checkpoint:
         if not file.is_file():
             raise UsageError(f"no {TOKENIZER_FILE} in {self.folder}", hint="Download it with the checkpoint.")
         return _read_small(file)
+
+    def chat(self) -> ChatTemplate | None:
+        """Of chat_template.jinja, else of tokenizer_config.json. Raises CheckpointCorrupt."""
+        found, jinja = self._beside(TOKENIZER_CONFIG_FILE), self.folder / TEMPLATE_FILE
+        template = chat.text_of(_read_small(jinja), jinja.name) if jinja.is_file() else chat.template_in(found)
+        return chat.template_of(template, chat.tokens_in(found))
+
+    def generation(self) -> GenerationDefaults | None:
+        """Of generation_config.json. Raises CheckpointCorrupt."""
+        return chat.defaults_in(self._beside(GENERATION_FILE))
+
+    def _beside(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder; an empty one if there is none."""
+        file = self.folder / name
+        found: dict[str, Any] = _json(_read_small(file), file, dict[str, Any]) if file.is_file() else {}
+        return found
 
     def _read_flat(self, name: str, start: int, count: int) -> NDArray[np.float32]:
         stored = self.tensors[name]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.errors import CheckpointCorrupt, UnsupportedModel, UsageError
+from sawyer.model import chat
 from sawyer.model.checkpoint import SLICE_WEIGHTS, TensorRef
 from sawyer.model.gguf_blocks import READABLE, BlockType, decode
 from sawyer.model.gguf_config import Metadata, architecture_of, config_of
@@ -26,9 +27,18 @@ from sawyer.model.gguf_header import GgufHeader, GgufTensor, read_header
 from sawyer.model.gguf_names import Part, Rearrange, View, views
 from sawyer.model.gguf_tokenizer import tokenizer_json
 from sawyer.model.layout import TOKENIZER_FILE
+from sawyer.schemas.models import ChatTemplate, GenerationDefaults
 
 SUFFIX: Final = ".gguf"
 CHAT_TEMPLATE_KEY: Final = "tokenizer.chat_template"
+_TOKEN_IDS: Final[Mapping[str, str]] = {
+    "bos_token": "tokenizer.ggml.bos_token_id", "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id", "pad_token": "tokenizer.ggml.padding_token_id",
+}  # fmt: skip
+_SAMPLING: Final[Mapping[str, str]] = {
+    "temperature": "general.sampling.temp", "top_k": "general.sampling.top_k", "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p", "repetition_penalty": "general.sampling.penalty_repeat",
+}  # fmt: skip
 MAX_PARTS: Final = 1000
 MAX_TOKENIZER_BYTES: Final = 100_000_000
 _DECODED_AT_ONCE: Final = 1 << 18
@@ -76,11 +86,21 @@ class Gguf:
             identity.update(f"{part.name} {status.st_size} {status.st_mtime_ns} ".encode() + header.sha256)
         return cls(file, metadata, stored, identity.hexdigest())
 
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja template that came with the model."""
-        template = self.metadata.get(CHAT_TEMPLATE_KEY)
-        return template if isinstance(template, str) and template else None
+    def chat(self) -> ChatTemplate | None:
+        """The template in the file. Raises CheckpointCorrupt."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        ids = {name: self.metadata.get(key) for name, key in _TOKEN_IDS.items()}
+        named = {
+            name: tokens[at]
+            for name, at in ids.items()
+            if isinstance(tokens, list) and isinstance(at, int) and 0 <= at < len(tokens)
+        }
+        return chat.template_of(self.metadata.get(CHAT_TEMPLATE_KEY), chat.tokens_in(named))
+
+    def generation(self) -> GenerationDefaults | None:
+        """What the file recommends under `general.sampling`."""
+        told = {name: self.metadata[key] for name, key in _SAMPLING.items() if key in self.metadata}
+        return chat.defaults_in({"do_sample": True, **told} if told else {})
 
     def tokenizer(self) -> bytes:
         """The bytes of tokenizer.json: of the one beside the file if there is one, else made of the metadata. Raises

@@ -35,6 +35,8 @@ MAX_MODEL_EXPERTS: Final = 900_000
 
 NORM_FILE: Final = "trunk/norm.f32.bin"
 TOKENIZER_FILE: Final = "tokenizer.json"
+CHAT_FILE: Final = "chat.json"
+"""A schemas.models.ChatTemplate; absent where the model has none."""
 
 Array = NDArray[Any]
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "u8": np.dtype("u1")}

@@ -20,6 +20,7 @@ from sawyer.model.checkpoint import Source
 from sawyer.model.families import family_of
 from sawyer.model.families.family import TensorMap
 from sawyer.model.layout import (
+    CHAT_FILE,
     NORM_FILE,
     TOKENIZER_FILE,
     FileShape,
@@ -104,16 +105,18 @@ def split(
     tensors = family.tensors(layout, checkpoint.tensors.keys(), tied=tied)
     check_tensors(checkpoint, tensors)
     plan = _plan(tensors, format, trunk_format, expected_files(layout, format, trunk_format, tied=tied))
-    tokenizer = _Copied(TOKENIZER_FILE, checkpoint.tokenizer())
-    sizes = {tokenizer.path: len(tokenizer.raw), **{each.path: each.shape.size_bytes for each in plan}}
+    copied, generation = _texts(checkpoint), checkpoint.generation()
+    sizes = {each.path: len(each.raw) for each in copied} | {each.path: each.shape.size_bytes for each in plan}
     with only_writer(out):
         if (out / MANIFEST_FILE).exists():
             raise UsageError(f"{out} already holds a split model", hint="Use it, delete it, or choose another folder.")
-        job = f"{BYTES_VERSION} {format} {checkpoint.identity} {hashlib.sha256(tokenizer.raw).hexdigest()}"
+        texts = hashlib.sha256(b"".join(each.raw for each in copied)).hexdigest()
+        job = f"{BYTES_VERSION} {format} {checkpoint.identity} {texts}"
         journal = Journal(out, job if trunk_format == "f32" else f"{job} trunk {trunk_format}")
         supply = supply or AllHere()
         order = supply.schedule(out, sizes, {each.path: tuple(chain.from_iterable(each.refs)) for each in plan})
-        planned: dict[str, _Planned | _Copied] = {tokenizer.path: tokenizer, **{each.path: each for each in plan}}
+        work: tuple[_Planned | _Copied, ...] = (*copied, *plan)
+        planned = {each.path: each for each in work}
         with Packer(checkpoint, cores()) as packer:
             writing = _Writing(out, packer, journal, supply, progress or _silent)
             written = writing.write([(planned[path], sizes[path]) for path in order])
@@ -121,11 +124,17 @@ def split(
         manifest = Manifest(
             v=1, model=model, format=format, layout=layout, config_sha256=checkpoint.config_sha256,
             files=tuple(digests[path] for path in sizes),
-            trunk_format=None if trunk_format == "f32" else trunk_format,
+            trunk_format=None if trunk_format == "f32" else trunk_format, generation=generation,
         )  # fmt: skip
         write_file(out, MANIFEST_FILE, [(0, [manifest.canonical()])], lambda _: None)
         journal.remove()
     return manifest
+
+
+def _texts(checkpoint: Source) -> tuple[_Copied, ...]:
+    """What comes along as it is: the tokenizer, and how the model reads a conversation."""
+    tokenizer, chat = _Copied(TOKENIZER_FILE, checkpoint.tokenizer()), checkpoint.chat()
+    return (tokenizer,) if chat is None else (tokenizer, _Copied(CHAT_FILE, chat.canonical()))
 
 
 def check_tensors(checkpoint: Source, tensors: TensorMap) -> None:

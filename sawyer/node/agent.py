@@ -24,6 +24,7 @@ from sawyer.errors import ClockWrong, SawyerError, UnknownModel
 from sawyer.identity.envelope import sign
 from sawyer.ids import HostId, ModelId, NetworkId
 from sawyer.model.artifacts import Artifacts
+from sawyer.model.files import ModelFiles
 from sawyer.node.capability import Speed, WayKeeper, measure_speed, measure_way
 from sawyer.node.health import Health, memory_mb
 from sawyer.node.hosting import pairs
@@ -61,11 +62,15 @@ log = logging.getLogger(__name__)
 class Hosting:
     """What this node serves: a split model, some of its experts, on a device with so many threads."""
 
-    artifacts: Artifacts
+    files: ModelFiles
     layers: tuple[HostedLayer, ...]
     device: Device
     threads: int
     accuracy_level: int
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return self.files.artifacts
 
 
 class NodeAgent:

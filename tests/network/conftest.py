@@ -30,6 +30,7 @@ from sawyer.ledger.commands import command
 from sawyer.ledger.replay import ReplayReport, replay_home
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
+from sawyer.model.files import FilesHere
 from sawyer.model.split import split
 from sawyer.node.agent import Hosting, NodeAgent, NodeIdentity
 from sawyer.node.hosting import share
@@ -107,7 +108,7 @@ class Network:
     async def add_node(self, name: str, part: int, of: int) -> Running:
         artifacts = self.artifacts
         me = NodeIdentity(NodeId(name), HostId(f"host-of-{name}"), load_or_create(self.home.node_key(name)))
-        hosting = Hosting(artifacts, share(artifacts.layout, part, of), "cpu", 1, FAST)
+        hosting = Hosting(FilesHere(artifacts), share(artifacts.layout, part, of), "cpu", 1, FAST)
         receipts = ReceiptLog(self.network, me.node, me.key, self.home.path / "receipts" / f"{name}.json")
         agent = NodeAgent(await self.connect(name), me, hosting, receipts, SystemClock(), "test")
         return await self.start(name, agent._bus, agent)

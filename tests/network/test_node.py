@@ -16,6 +16,7 @@ from sawyer.errors import ClockWrong, NameTaken, RefusedError, SawyerError
 from sawyer.identity.keys import load_or_create
 from sawyer.ids import HostId, NodeId, RequestId
 from sawyer.model.catalog import DEMO_MODEL
+from sawyer.model.files import FilesHere
 from sawyer.node.agent import Hosting, NodeAgent
 from sawyer.node.hosting import parse_experts, share
 from sawyer.node.receipts import ReceiptLog
@@ -34,7 +35,7 @@ async def new_agent(network, name: str, *, clock=None, key=None, layers=None) ->
     file, node = network.home.node_key(name), NodeId(name)
     me = NodeIdentity(node, HostId(name), key) if key else NodeIdentity.open(node, HostId(name), file)
     layers = layers or share(network.artifacts.layout, 0, 1)
-    hosting = Hosting(network.artifacts, layers, "cpu", 1, FAST)
+    hosting = Hosting(FilesHere(network.artifacts), layers, "cpu", 1, FAST)
     receipts = ReceiptLog(network.network, me.node, me.key, network.home.path / "receipts" / f"{name}.json")
     return NodeAgent(await network.connect(name), me, hosting, receipts, clock or SystemClock(), "1.2.3")
 

@@ -22,6 +22,7 @@ from sawyer.ledger.checkpoint import Checkpoint, Verifier
 from sawyer.ledger.commands import command
 from sawyer.ledger.keyring import node_cosigner
 from sawyer.ledger.witness import witnessed
+from sawyer.model.files import FilesHere
 from sawyer.node.agent import Hosting, NodeAgent, NodeIdentity
 from sawyer.node.hosting import share
 from sawyer.node.receipts import ReceiptLog
@@ -94,7 +95,7 @@ async def test_node_that_serves_cosigns_and_the_home_keeps_its_line(
 ) -> None:
     artifacts, home = founded.artifacts, founded.home
     bus = await founded.connect("node-1")
-    hosting = Hosting(artifacts, share(artifacts.layout, 0, 1), "cpu", 1, FAST)
+    hosting = Hosting(FilesHere(artifacts), share(artifacts.layout, 0, 1), "cpu", 1, FAST)
     receipts = ReceiptLog(founded.network, me.node, me.key, home.path / "receipts" / "node-1.json")
     await founded.start("node-1", bus, NodeAgent(bus, me, hosting, receipts, SystemClock(), "test", witness))
     async with asyncio.timeout(20):
