@@ -9,7 +9,7 @@ import typer
 
 from sawyer.cli.bench_ledger import bench_ledger
 from sawyer.cli.bench_split import bench_split
-from sawyer.cli.bench_text import progress, spread_text
+from sawyer.cli.bench_text import progress, rounds_option, rounds_text, show_goals, spread_text
 from sawyer.cli.options import JsonOption
 from sawyer.cli.output import emit_json, heading, line, table
 from sawyer.settings import Settings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 5
 QUICK_ROUNDS: Final = 2
-MAX_ROUNDS: Final = 100
 
 
 app = typer.Typer(help="Measure this machine.")
@@ -31,16 +30,7 @@ app.command("split", epilog="Example: sawyer bench split --size-gb 4")(bench_spl
 @app.callback(invoke_without_command=True, epilog="Example: sawyer bench --quick --json")
 def bench(
     context: typer.Context,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            "--rounds",
-            min=1,
-            max=MAX_ROUNDS,
-            help="Interleaved rounds.",
-            show_default=f"{ROUNDS}; quick: {QUICK_ROUNDS}",
-        ),
-    ] = None,
+    rounds: Annotated[int | None, rounds_option(ROUNDS, QUICK_ROUNDS)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small model and few calls: seconds, and rougher.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,17 +51,14 @@ def bench(
 
 def _show(result: BenchResult) -> None:
     machine = result.machine
-    rounds = f"median of {result.rounds} rounds, lowest to highest" if result.rounds > 1 else "one round"
     line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python} on {machine.loop}")
-    line(f"{result.nodes} nodes and a router on this machine; {rounds}")
+    line(f"{result.nodes} nodes and a router on this machine; {rounds_text(result.rounds)}")
     names = [each.model for each in result.models]
     heading("Measured")
     columns = [_column(each) for each in result.models]
     labels = [label for label, _ in columns[0]]
     table(["", *names], [[label, *(column[n][1] for column in columns)] for n, label in enumerate(labels)])
-    heading(f"Goals ({names[0]})")
-    rows = [[each.name, f"{each.got:,}", f"{each.wanted:,}", "met" if each.met else "missed"] for each in result.goals]
-    table(["goal", "got", "wanted", ""], rows, numeric=["got", "wanted"])
+    show_goals(result.goals, f"Goals ({names[0]})")
 
 
 def _column(model: ModelResult) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sawyer.cli.bench_text import progress, spread_text
+from sawyer.cli.bench_text import progress, rounds_option, rounds_text, show_goals, spread_text
 from sawyer.cli.options import JsonOption
 from sawyer.cli.output import emit_json, heading, line, table
 from sawyer.settings import Settings
@@ -17,20 +17,10 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 QUICK_ROUNDS = 2
-MAX_ROUNDS = 100
 
 
 def bench_ledger(
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            "--rounds",
-            min=1,
-            max=MAX_ROUNDS,
-            help="Interleaved rounds.",
-            show_default=f"{ROUNDS}; quick: {QUICK_ROUNDS}",
-        ),
-    ] = None,
+    rounds: Annotated[int | None, rounds_option(ROUNDS, QUICK_ROUNDS)] = None,
     entries: Annotated[
         int,
         typer.Option(
@@ -59,9 +49,8 @@ def bench_ledger(
 
 def _show(result: LedgerResult) -> None:
     machine = result.machine
-    rounds = f"median of {result.rounds} rounds (lowest to highest)" if result.rounds > 1 else "one round"
     line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python}")
-    line(f"SQLite, synchronous FULL, {result.clients} clients; {rounds}")
+    line(f"SQLite, synchronous FULL, {result.clients} clients; {rounds_text(result.rounds)}")
     heading("Measured")
     rows = [
         ("durable appends a second", spread_text(result.appends_per_second)),
@@ -88,8 +77,4 @@ def _show(result: LedgerResult) -> None:
             ("  from its first entry, s", f"{result.start.from_first_s:.2f}"),
         ]
     table(["", "median"], rows)
-    heading("Goals")
-    goals = [
-        [each.name, f"{each.got:,.4g}", f"{each.wanted:,.4g}", "met" if each.met else "missed"] for each in result.goals
-    ]
-    table(["goal", "got", "wanted", ""], goals, numeric=["got", "wanted"])
+    show_goals(result.goals)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sawyer.cli.bench_text import progress, spread_text
+from sawyer.cli.bench_text import progress, rounds_option, rounds_text, show_goals, spread_text
 from sawyer.cli.options import JsonOption
 from sawyer.cli.output import emit_json, heading, line, table
 from sawyer.settings import Settings
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 QUICK_ROUNDS = 1
-MAX_ROUNDS = 100
 SIZE_GB = 2.0
 QUICK_SIZE_GB = 0.1
 MAX_SIZE_GB = 1000.0
@@ -34,16 +33,7 @@ def bench_split(
             show_default=f"{SIZE_GB:g}; quick: {QUICK_SIZE_GB:g}",
         ),
     ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            "--rounds",
-            min=1,
-            max=MAX_ROUNDS,
-            help="Interleaved rounds.",
-            show_default=f"{ROUNDS}; quick: {QUICK_ROUNDS}",
-        ),
-    ] = None,
+    rounds: Annotated[int | None, rounds_option(ROUNDS, QUICK_ROUNDS)] = None,
     format: Annotated[str, typer.Option("--format", help="Format of the experts.")] = "q4",
     trunk_format: Annotated[str, typer.Option("--trunk-format", help="Format of the trunk's matrices.")] = "f32",
     quick: Annotated[bool, typer.Option("--quick", help="A small checkpoint: seconds, and rougher.")] = False,
@@ -66,10 +56,9 @@ def bench_split(
 
 def _show(result: SplitResult) -> None:
     machine = result.machine
-    rounds = f"median of {result.rounds} rounds (lowest to highest)" if result.rounds > 1 else "one round"
     line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python}")
     line(f"{result.input_bytes / 1e9:.2f} GB of bfloat16, an expert {result.expert_f32_bytes / 1e6:.0f} MB in float32; "
-         f"experts to {result.format}, trunk to {result.trunk_format}; {rounds}")  # fmt: skip
+         f"experts to {result.format}, trunk to {result.trunk_format}; {rounds_text(result.rounds)}")  # fmt: skip
     heading("Measured")
     rows = [
         ("split, MB of input a second", spread_text(result.mb_per_s)),
@@ -80,8 +69,4 @@ def _show(result: SplitResult) -> None:
         ("  of that before it began", f"{result.idle_bytes / 1e6:,.0f}"),
     ]
     table(["", "median"], rows)
-    heading("Goals")
-    goals = [
-        [each.name, f"{each.got:,.4g}", f"{each.wanted:,.4g}", "met" if each.met else "missed"] for each in result.goals
-    ]
-    table(["goal", "got", "wanted", ""], goals, numeric=["got", "wanted"])
+    show_goals(result.goals)
