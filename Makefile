@@ -1,4 +1,4 @@
-# Six commands. Everything they install stays in .venv, .venv-parity and .venv-lock: nothing else on the machine changes
+# Seven commands. Everything they install stays in .venv, .venv-parity and .venv-lock: nothing else on the machine changes
 # (but `make dev` also puts a pre-commit hook into .git).
 #
 #   make demo ARGS="--max-tokens 40"     arguments for `sawyer demo`
@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test parity lock clean
+.PHONY: help demo dev test gpu parity lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ test: .venv/.installed-dev  ## Check style, types, layers, and run every test
 	@echo "mypy: types";                 $(BIN)/python -m mypy --no-error-summary
 	@echo "import-linter: layers";       $(BIN)/lint-imports --no-cache > .venv/layers.log || { cat .venv/layers.log; exit 1; }
 	@echo "pytest: $(WORKERS) workers";  $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+gpu: .venv/.installed-dev  ## Test experts on CUDA, where it runs (sawyer[gpu]); else say why not
+	@$(BIN)/python -m pytest -p no:xdist tests/gpu
 
 parity: .venv-parity/.installed  ## Compare models with transformers, proofs with Go (downloads torch)
 	@SAWYER_PARITY=1 .venv-parity/bin/python -m pytest tests/parity

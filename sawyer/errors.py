@@ -4,6 +4,7 @@ SawyerError                     1  failed
 ├── UsageError                  2  the caller asked for something that makes no sense
 │   ├── PromptEmpty
 │   ├── PromptTooLong
+│   ├── ConversationRefused        the model's own chat template takes no conversation like this
 │   ├── ClockWrong                 this machine's clock is far from the bookkeeper's
 │   └── UnsupportedModel           a checkpoint of a family, or with a setting, that we cannot split
 ├── VerificationError           3  verified, and found wrong
@@ -21,10 +22,13 @@ SawyerError                     1  failed
 ├── UnreachableError            4  nobody answered
 │   ├── ServerUnreachable          no NATS server there, or it refused us
 │   ├── NoCopy                     the NATS server has no JetStream, or no copy of this book
+│   ├── NoStore                    the NATS server has no JetStream, or does not offer the files of this model
 │   ├── NobodyServes               no router, node or bookkeeper listens
 │   └── NoAnswer                   somebody listens, and did not answer in time
 ├── RefusedError                5  the other side understood, and said no
 │   ├── UnknownModel, UnknownAccount, UnknownExpert, WrongManifest
+│   ├── NoChatTemplate             the model was not taught to read conversations
+│   ├── ChatTemplateBroken         its chat template fails, or takes too long
 │   ├── BudgetTooSmall
 │   ├── RequestConflict            same request id, other content
 │   ├── Superseded                 published before and replaced since: saying it again changes nothing
@@ -81,6 +85,11 @@ class PromptEmpty(UsageError):
 class PromptTooLong(UsageError):
     code = "prompt_too_long"
     default_hint = "Shorten the prompt or ask for fewer tokens."
+
+
+class ConversationRefused(UsageError):
+    code = "conversation_refused"
+    default_hint = "Most want user and assistant in turns, the user first, and at most one system message before them."
 
 
 class UnsupportedModel(UsageError):
@@ -187,6 +196,10 @@ class NoCopy(UnreachableError):
     default_hint = "The network's bookkeeper makes the copy, where its NATS server has JetStream (nats-server -js)."
 
 
+class NoStore(UnreachableError):
+    code = "no_store"
+
+
 class NobodyServes(UnreachableError):
     code = "nobody_serves"
     default_hint = "Start the part that should answer, or check the name."
@@ -204,6 +217,16 @@ class RefusedError(SawyerError):
 
 class UnknownModel(RefusedError):
     code = "unknown_model"
+
+
+class NoChatTemplate(RefusedError):
+    code = "no_chat_template"
+    default_hint = "It continues text: give a prompt instead of messages (`sawyer generate PROMPT`)."
+
+
+class ChatTemplateBroken(RefusedError):
+    code = "chat_template_broken"
+    default_hint = "Prompts work all the same. Tell the operator, who publishes the model."
 
 
 class UnknownAccount(RefusedError):

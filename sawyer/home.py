@@ -82,6 +82,11 @@ class Home:
         return self.path / "models"
 
     @property
+    def cache(self) -> Path:
+        """Models that were pulled from the network, a folder each: all of it can be fetched again."""
+        return self.path / "cache" / "models"
+
+    @property
     def downloads(self) -> Path:
         """Checkpoints that were downloaded to be split, a folder each."""
         return self.path / "downloads"

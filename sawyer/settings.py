@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -24,6 +25,11 @@ CONFIG_NAME: Final = "config.toml"
 ENV_PREFIX: Final = "SAWYER_"
 ENV_CONFIG: Final = "SAWYER_CONFIG"
 """Names the config file, wherever the home is."""
+_UNITS: Final = {
+    **{f"{letter}b": 1000**power for power, letter in enumerate(("", *"kmgt"))},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)},
+}
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?((?:[kmgt]i?)?b)", re.IGNORECASE | re.ASCII)
 FLAG, VARIABLE, FILE, SELECTED, RUNNING, DEFAULT = range(6)
 """Ranks of sources: the lowest that has a value decides."""
 
@@ -84,6 +90,19 @@ def _verifiers(text: str) -> None:
         raise ValueError("Write a number of processes, 64 at most; 0 for none.")
 
 
+def parse_size(text: str) -> int:
+    """A number of bytes, written as 50GB, 1.5 TB or 64GiB. Raises ValueError with what to write instead."""
+    found = _SIZE.fullmatch(text.strip())
+    size_bytes = int(Decimal(found[1]) * _UNITS[found[2].lower()]) if found else 0
+    if size_bytes <= 0:
+        raise ValueError("Write a number and a unit, such as 50GB, 1.5TB or 64GiB.")
+    return size_bytes
+
+
+def _size(text: str) -> None:
+    parse_size(text)
+
+
 def _slug(text: str) -> None:
     if text and not is_slug(text):
         raise ValueError("Names are lower-case letters, digits, - and _, at most 63 characters.")
@@ -123,6 +142,7 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("host", _user_name, "who is paid for what the node does", _slug),
     Known("device", lambda: "auto", "where experts run", _one_of("cpu", "cuda", "auto")),
     Known("threads", lambda: "0", "compute threads, 0 for all cores", _threads),
+    Known("cache_limit", lambda: "100GB", "what pulled models may take of the disk, such as 50GB", _size),
     Known("ledger_url", lambda: "", "PostgreSQL database of the book; if empty, the book is a file in the home",
           _database),
     Known("ledger_verifiers", lambda: "0", "processes that verify signatures beside the bookkeeper; 0: a thread does",
@@ -184,6 +204,10 @@ class Settings:
         """Where the bookkeeper of this home keeps the book: a file, or the address of a database, which may hold a
         password."""
         return self["ledger_url"] or self.home.book
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        return parse_size(self["cache_limit"])
 
     @property
     def durability(self) -> Literal["FULL", "NORMAL"]:

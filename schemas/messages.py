@@ -5,7 +5,6 @@ No floats: temperatures and probabilities travel as per mille integers, so that 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
@@ -23,20 +22,18 @@ from sawyer.schemas.events import (
     VerifierKey,
     WorkReceipted,
 )
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.models import GenerationDefaults
 from sawyer.schemas.signed import Kind, Signature, Signed
 
-MAX_PROMPT_CHARS: Final = 1_000_000
 MAX_SUCCESSORS: Final = 256
 """Keys of the operator and of the ledger that one network may have had: all of them are told to newcomers."""
-MAX_STOP_STRINGS: Final = 16
-MAX_TOP_LOGPROBS: Final = 20
 MAX_BUCKETS_TOLD: Final = 100
 MAX_PROOF_HASHES: Final = 63
 """Of one consistency proof, as in c2sp.org/tlog-witness."""
 
 Printable = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,128}$")]
 """What a stranger says of itself, short and without anything that could steer a terminal."""
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class ErrorBody(Strict):
@@ -56,28 +53,6 @@ class ErrorBody(Strict):
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
-
-
-class GenerateParams(Strict):
-    """What to generate. temperature_milli 0 is greedy; top_k 0, top_p_milli 1000, min_p_milli 0 and
-    repetition_penalty_milli 1000 change nothing. `stop`: the text ends before the first of these strings. `logprobs`:
-    absent for none, else how many of the likeliest tokens are told beside the chosen one."""
-
-    prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
-    max_tokens: Positive
-    temperature_milli: Annotated[int, Field(ge=0, le=100_000)] = 0
-    top_k: Count = 0
-    top_p_milli: Annotated[int, Field(ge=1, le=1000)] = 1000
-    min_p_milli: Annotated[int, Field(ge=0, le=1000)] = 0
-    repetition_penalty_milli: Annotated[int, Field(ge=100, le=10_000)] = 1000
-    seed: Count = 0
-    stop: Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP_STRINGS)] = ()
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-
-    def commitment(self, salt: str) -> str:
-        """SHA-256 over 32 secret random bytes (64 hex characters) and the canonical parameters: what the client signs,
-        so that the book proves the order without holding the prompt."""
-        return hashlib.sha256(bytes.fromhex(salt) + self.canonical()).hexdigest()
 
 
 class InferRequest(Strict):
@@ -233,7 +208,8 @@ class HostedModel(Strict):
 class Vitals(Strict):
     """What a node measures of itself. `provider` is the ONNX Runtime provider that its sessions really run on.
     `latency` is from arrival to reply, over the last answers. `runs` counts ONNX Runtime runs: below the number of
-    (answer, expert) pairs when rows of several requests were joined. `round_trip_us` and `kilobytes_per_second` are to
+    (answer, expert) pairs when rows of several requests were joined. Of the experts it serves so many are `loaded`;
+    `loads` and `drops` count since it started. `round_trip_us` and `kilobytes_per_second` are to
     a router of its model and back; 0 before they were measured."""
 
     version: Printable
@@ -242,6 +218,9 @@ class Vitals(Strict):
     threads: Positive
     memory_total_mb: Count
     memory_free_mb: Count
+    loaded: Count
+    loads: Count
+    drops: Count
     queue: Count
     answers: Count
     refused: Count
@@ -418,7 +397,8 @@ class SeenNode(Strict):
 
 class RouterReply(Strict):
     """What a router serves and sees. `missing` counts those of the model's `experts` (layer, expert) pairs that no node
-    serves now. Counts are since `started_ms`; `recent_tokens` were sampled in the last `recent_ms`."""
+    serves now. Counts are since `started_ms`; `recent_tokens` were sampled in the last `recent_ms`. `chat`: the model
+    has a chat template, and answers `messages`. `generation`: how its maker would have it sampled, where he said so."""
 
     router: Slug
     model: Slug
@@ -436,6 +416,8 @@ class RouterReply(Strict):
     recent_tokens: Count
     recent_ms: Count
     nodes: tuple[SeenNode, ...]
+    chat: bool = False
+    generation: GenerationDefaults | None = None
 
 
 class TreeQuery(Strict):

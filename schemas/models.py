@@ -9,9 +9,14 @@ from pydantic import Field, StringConstraints
 
 from sawyer.schemas.base import Count, Positive, Sha256, Slug, Strict, Text
 
-Format = Literal["f32", "q8", "q4", "f16"]
+Format = Literal["f32", "q8", "q4", "f16", "gguf"]
+"""`gguf` is of experts alone: each matrix as the GGUF file had it, which the layout's `codings` say."""
+Coding = Literal["f32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+"""Float32, or the levels and scales of GGUF's blocks of that name."""
 MANIFEST_FILE: Final = "manifest.json"
 MAX_TEMPLATE_CHARS: Final = 1_000_000
+MAX_CODINGS: Final = 1024
+"""More layers than a message can name."""
 
 FilePath = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,3}$")
@@ -48,6 +53,14 @@ class GateGroups(Strict):
     top: Positive
 
 
+class ExpertCodings(Strict):
+    """How the three matrices of a layer's experts are stored in format gguf: in one file there are often two types."""
+
+    gate: Coding
+    up: Coding
+    down: Coding
+
+
 class ModelLayout(Strict):
     """Shapes and constants of a decoder with MoE layers. Real numbers travel as decimal text, so that the canonical
     JSON holds no floats: `rms_eps` "1e-05", `rope_theta` "10000.0". What a family always does alike is not here; an
@@ -55,7 +68,8 @@ class ModelLayout(Strict):
 
     `dense_ffn`: of the layers without experts. `shared_ffn`: of the expert that every token passes, in all MoE layers.
     `renormalise`: the chosen gate weights are divided by their p-norm, `gate_norm` (a family's own where absent).
-    `gate_scale`: what they are multiplied with after that. `clip_qkv`: queries, keys and values are cut there."""
+    `gate_scale`: what they are multiplied with after that. `clip_qkv`: queries, keys and values are cut there.
+    `codings`: one for each of `moe_layers`, of a model whose experts are in format gguf."""
 
     family: Slug
     vocab: Positive
@@ -83,6 +97,7 @@ class ModelLayout(Strict):
     qkv_bias: bool | None = None
     latent: LatentAttention | None = None
     yarn: Yarn | None = None
+    codings: Annotated[tuple[ExpertCodings, ...], Field(min_length=1, max_length=MAX_CODINGS)] | None = None
 
     @property
     def dense_layers(self) -> tuple[int, ...]:

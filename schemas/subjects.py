@@ -90,6 +90,11 @@ def network_of(token: str) -> NetworkId:
     return NetworkId(f"{name.replace('__', '.')}/{part}")
 
 
+def model_bucket(model: str, manifest: str) -> str:
+    """The bucket of JetStream's object store with the files of these weights: named after model and manifest digest."""
+    return f"SAWYER_{_token(model)}_{manifest[:16]}"
+
+
 def query(what: str) -> str:
     """Anyone allowed -> bookkeeper (network, members, balance, account, tree, cosign) or router (router): a question
     that writes nothing into the book."""

@@ -15,7 +15,7 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.schemas import events
 from sawyer.schemas.base import Fact
-from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.signed import Signed
 
 if TYPE_CHECKING:

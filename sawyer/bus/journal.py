@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sawyer.bus.connection import NatsBus
+from sawyer.bus.jetstream import END_OF_BATCH, NO_JETSTREAM, NO_STREAM, NOT_FOUND, answer, error_code, reason
 from sawyer.bus.protocol import Message
 from sawyer.errors import CopyDiffers, NoAnswer, NobodyServes, NoCopy, SawyerError, ServerUnreachable, UnreachableError
 from sawyer.ids import NetworkId, is_network, is_slug
@@ -38,10 +39,6 @@ _ID: Final = "Nats-Msg-Id"
 _SEQUENCE: Final = "Nats-Sequence"
 _SUBJECT: Final = "Nats-Subject"
 _LEFT: Final = "Nats-Num-Pending"
-_NO_STREAM: Final = 10059
-_NO_JETSTREAM: Final = (10039, 10076)
-_END_OF_BATCH: Final = "204"
-_NOT_FOUND: Final = "404"
 _KEPT_WHOLE: Final[Mapping[str, object]] = {
     "retention": "limits",
     "discard": "new",
@@ -204,10 +201,10 @@ class Journal:
             )
         except NobodyServes as error:
             raise NoCopy(f"stream {self.stream} is gone") from error
-        reply = _json(raw)
+        reply = answer(raw)
         if "error" in reply:
             raise SawyerError(
-                f"JetStream refused row {number} ({len(record.data)} bytes): {_description(reply)}",
+                f"JetStream refused row {number} ({len(record.data)} bytes): {reason(reply)}",
                 hint="The book is safe. Look at the NATS server: disk, limits, and who else writes to the stream.",
             )
         if reply.get("seq") != number:
@@ -302,8 +299,8 @@ class Journal:
             await subscription.unsubscribe()
         if last.no_responders:
             raise NoCopy(f"stream {self.stream} is gone, or cannot be read directly")
-        status = (last.headers or {}).get("Status", _END_OF_BATCH)
-        if status not in (_END_OF_BATCH, _NOT_FOUND):
+        status = (last.headers or {}).get("Status", END_OF_BATCH)
+        if status not in (END_OF_BATCH, NOT_FOUND):
             raise SawyerError(f"JetStream would not read {self.stream}: {dict(last.headers or {})}")
         return found
 
@@ -321,19 +318,19 @@ async def _api(bus: NatsBus, call: str, question: Mapping[str, object] | None) -
     """An answer of JetStream's API. Raises NoCopy, UnreachableError, SawyerError with JetStream's word."""
     raw = json.dumps(question).encode() if question is not None else b""
     try:
-        reply = _json(await bus.request(f"$JS.API.{call}", raw, API_TIMEOUT_S))
+        reply = answer(await bus.request(f"$JS.API.{call}", raw, API_TIMEOUT_S))
     except NobodyServes as error:
         raise NoCopy("this NATS server has no JetStream", details={"missing": "jetstream"}) from error
     if "error" not in reply:
         return reply
-    code = reply["error"].get("err_code")
-    if code in _NO_JETSTREAM:
-        why = f"no JetStream for us on this NATS server: {_description(reply)}"
+    code = error_code(reply)
+    if code in NO_JETSTREAM:
+        why = f"no JetStream for us on this NATS server: {reason(reply)}"
         raise NoCopy(why, details={"missing": "jetstream"})
-    if code == _NO_STREAM:
+    if code == NO_STREAM:
         stream = call.rpartition(".")[2]
         raise NoCopy(f"there is no stream {stream} on this NATS server", details={"missing": "stream"})
-    raise SawyerError(f"JetStream refused {call}: {_description(reply)}")
+    raise SawyerError(f"JetStream refused {call}: {reason(reply)}")
 
 
 def _is_network(network: NetworkId, token: str) -> bool:
@@ -350,18 +347,3 @@ def _windows(first: int, records: Sequence[Record]) -> Iterator[tuple[int, Seque
         size_bytes += len(record.data)
     if start < len(records):
         yield first + start, records[start:]
-
-
-def _json(raw: bytes) -> dict[str, Any]:
-    try:
-        reply = json.loads(raw)
-    except ValueError as error:
-        raise SawyerError(f"JetStream's answer is no JSON: {raw[:80]!r}") from error
-    if not isinstance(reply, dict):
-        raise SawyerError(f"JetStream's answer is no JSON object: {raw[:80]!r}")
-    return reply
-
-
-def _description(reply: Mapping[str, Any]) -> str:
-    error = reply.get("error", {})
-    return f"{error.get('description', 'no reason given')} ({error.get('err_code', error.get('code', '?'))})"

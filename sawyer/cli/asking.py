@@ -18,14 +18,16 @@ from sawyer.cli.session import Consumer
 from sawyer.client.stream import TextStream
 from sawyer.client.waiting import LoopThread
 from sawyer.errors import Cancelled, SawyerError, UnreachableError
+from sawyer.schemas.generation import ChatMessage
 from sawyer.schemas.messages import Usage
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a text was continued, and what that cost."""
+    """What was answered, what that cost, and whether it was `cut` at the most tokens that it may have."""
 
     text: str
+    cut: bool
     usage: Usage
 
 
@@ -43,7 +45,7 @@ class Asking:
     def stopped(self) -> bool:
         return self._presses > 0
 
-    def ask(self, prompt: str, model: str, options: dict[str, Any]) -> Answer:
+    def ask(self, prompt: str | tuple[ChatMessage, ...], model: str, options: dict[str, Any]) -> Answer:
         """Returns with the bill. Raises Cancelled if it was stopped before it began, and what the request met."""
         try:
             answer: Answer = self._loop.call(lambda: self._ask(prompt, model, options))
@@ -60,7 +62,7 @@ class Asking:
             raise KeyboardInterrupt
         self._loop.soon(self._stop)
 
-    async def _ask(self, prompt: str, model: str, options: dict[str, Any]) -> Answer:
+    async def _ask(self, prompt: str | tuple[ChatMessage, ...], model: str, options: dict[str, Any]) -> Answer:
         await self._me.refresh()  # prices may have changed since the last order
         stream = self._me.client.stream(prompt, model=model, **options)
         if self.stopped:
@@ -68,7 +70,7 @@ class Asking:
         self._stream = stream
         text = await tell(stream, self._show)
         assert stream.usage is not None, "the stream ends with the bill, or raises"
-        return Answer(text, stream.usage)
+        return Answer(text, stream.finish == "length", stream.usage)
 
     async def _stop(self) -> None:
         if self._stream is not None:

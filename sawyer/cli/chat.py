@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 from sawyer.cli.generate import ModelOption, VerboseOption
 from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, NatsOption
 from sawyer.cli.sampling import (
+    CHAT_MAX_TOKENS,
     DEFAULT_MAX_TOKENS,
     GreedyOption,
-    MaxTokensOption,
     MinPOption,
     PenaltyOption,
     SeedOption,
     StopOption,
+    SystemOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
@@ -29,13 +30,23 @@ CHAT_TEMPERATURE: Final = 0.8
 
 def chat(
     model: ModelOption = "",
-    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    system: SystemOption = "",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            min=1,
+            metavar="N",
+            help="New tokens at most.",
+            show_default=f"{CHAT_MAX_TOKENS}; {DEFAULT_MAX_TOKENS} without a chat template",
+        ),
+    ] = None,
     temperature: TemperatureOption = None,
     greedy: GreedyOption = False,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    repetition_penalty: PenaltyOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = None,
     stop: StopOption = None,
     seed: SeedOption = None,
     verbose: VerboseOption = False,
@@ -45,19 +56,20 @@ def chat(
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Write a text together with a model, line by line (temperature 0.8, unless another is given).
+    """Talk with a model, or write a text together with one that has no chat template, line by line.
 
+    Sampled as the model's maker recommends, if he does, else with temperature 0.8; options that are given decide.
     Everything so far is the model's context, and is billed again as input with each answer.
 
     Ctrl-C stops an answer, Ctrl-D ends; /help lists the commands. From a pipe: a line a turn, and the answers.
     """
-    from sawyer.cli.chat_run import run
+    from sawyer.cli.chat_run import Talk, run
 
     sampling = chosen_sampling(
-        max_tokens=max_tokens, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, stop=stop, seed=seed, default_temperature=CHAT_TEMPERATURE,
+        max_tokens=max_tokens or CHAT_MAX_TOKENS, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p,
+        min_p=min_p, repetition_penalty=repetition_penalty, stop=stop, seed=seed, default_temperature=CHAT_TEMPERATURE,
     )  # fmt: skip
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=account, model=model)
-    code = run(settings, sampling, verbose=verbose)
+    code = run(settings, sampling, Talk(system, is_short=max_tokens is None), verbose=verbose)
     if code != EXIT_DONE:
         raise typer.Exit(code)

@@ -1,11 +1,12 @@
-"""What `sawyer chat` does: reads a line, has it continued, prints the answer; the commands that begin with /."""
+"""What `sawyer chat` does: reads a line, has it answered or continued, prints that; the commands that begin with /."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +14,12 @@ from sawyer.cli import output
 from sawyer.cli.answer import TextOut, bill_line
 from sawyer.cli.asking import Answer, Asking, CtrlC
 from sawyer.cli.chat_input import Interrupted, Pipe, Terminal
-from sawyer.cli.conversation import Conversation, Turn
-from sawyer.cli.sampling import MAX_SEED, Sampling
+from sawyer.cli.conversation import Conversation, Dialogue, Turn
+from sawyer.cli.sampling import DEFAULT_MAX_TOKENS, MAX_SEED, Sampling, described
 from sawyer.cli.session import Consumer, chosen_model, consumer
 from sawyer.client.waiting import LoopThread
-from sawyer.errors import EXIT_DONE, Cancelled, PromptTooLong, SawyerError, UsageError
+from sawyer.errors import EXIT_DONE, Cancelled, NobodyServes, PromptTooLong, SawyerError, UsageError
+from sawyer.schemas.messages import RouterReply
 from sawyer.settings import Settings
 
 HISTORY_FILE: Final = "chat_history"
@@ -32,22 +34,52 @@ HELP: Final = """\
 Ctrl-C stops an answer: what came is kept, and billed."""
 
 
-def run(settings: Settings, sampling: Sampling, *, verbose: bool) -> int:
+@dataclass(frozen=True)
+class Talk:
+    """How a conversation is held, where it is one: its system message; `is_short`: nobody said how long an answer may
+    be, and a text that is continued has the shorter default."""
+
+    system: str = ""
+    is_short: bool = False
+
+
+def run(settings: Settings, sampling: Sampling, talk: Talk, *, verbose: bool) -> int:
     """Chat until the end of the input. The exit code: if the lines came from a pipe, of the first error."""
     lines = Terminal(settings.home.path / HISTORY_FILE) if sys.stdin.isatty() else Pipe()
     ctrl_c = CtrlC()
     with _connected(settings) as (loop, me):
         model = chosen_model(me.network, settings["model"])
         left = loop.call(me.client.balance).available
+        router = _router_of(loop.call(me.client.routers), model)
+        if talk.system and not router.chat:
+            raise UsageError(f"--system: {model} has no chat template that would read it", hint="Leave it out.")
+        if not router.chat and talk.is_short:
+            sampling = replace(sampling, max_tokens=DEFAULT_MAX_TOKENS)
         output.say(f"{model} on {me.network.network}, as {me.account}: {left:,} tokens left")
-        output.say("base model: it continues the text" + (". /help lists the commands" if lines.interactive else ""))
-        room = ChatRoom(loop, me, model, sampling, ctrl_c)
+        output.say(_greeting(router, sampling) + (". /help lists the commands" if lines.interactive else ""))
+        conversation = Dialogue(system=talk.system) if router.chat else Conversation()
+        room = ChatRoom(loop, me, model, sampling, ctrl_c, conversation)
         room.talkative = verbose or lines.interactive
         try:
             with ctrl_c.heard():
                 return _converse(room, lines)
         except Interrupted as interrupted:
             return interrupted.code
+
+
+def _router_of(routers: Sequence[RouterReply], model: str) -> RouterReply:
+    for each in routers:
+        if each.model == model:
+            return each
+    raise NobodyServes(f"no router serves {model}", hint="Ask the operator, or start one.")
+
+
+def _greeting(router: RouterReply, sampling: Sampling) -> str:
+    """What the model does with what is said, and how it is sampled if its maker has a say in that."""
+    if not router.chat:
+        return "base model: it continues the text"
+    said = described(router.generation)
+    return "it answers in turns" + (f"; its maker recommends {said}" if said and sampling.left else "")
 
 
 @contextlib.contextmanager
@@ -94,13 +126,22 @@ class ChatRoom:
     """One conversation: its state, and what a line does to it. `talkative`: say what each answer cost. `stopped`: the
     last answer was, by Ctrl-C."""
 
-    def __init__(self, loop: LoopThread, me: Consumer, model: str, sampling: Sampling, ctrl_c: CtrlC) -> None:
+    def __init__(
+        self,
+        loop: LoopThread,
+        me: Consumer,
+        model: str,
+        sampling: Sampling,
+        ctrl_c: CtrlC,
+        conversation: Conversation,
+    ) -> None:
         self._loop = loop
         self._me = me
         self._model = model
         self._sampling = sampling
         self._ctrl_c = ctrl_c
-        self._conversation = Conversation()
+        self._conversation = conversation
+        self._answers = isinstance(conversation, Dialogue)
         self._asked = 0
         self._unanswered = ""
         self.talkative = True
@@ -123,6 +164,8 @@ class ChatRoom:
                 return
             self._conversation.add(Turn(said, answer.text))
             self._unanswered = ""
+            if self._answers and answer.cut and self.talkative:
+                output.say(f"(cut at {self._sampling.max_tokens} tokens: --max-tokens lets answers be longer)")
             if self.talkative or self.stopped:
                 left = self._loop.call(self._me.client.balance).available
                 output.say(f"[{'stopped: ' if self.stopped else ''}{bill_line(answer.usage, left)}]")
@@ -148,7 +191,7 @@ class ChatRoom:
 
     def _answer(self, asking: Asking, said: str) -> Answer | None:
         """None if it was stopped before it began."""
-        options = self._sampling.options() | {"seed": self._next_seed()}
+        options = self._sampling.options(model_defaults=self._answers) | {"seed": self._next_seed()}
         while True:
             try:
                 return asking.ask(self._conversation.prompt(said), self._model, options)
@@ -172,7 +215,7 @@ class ChatRoom:
     def _clear(self) -> None:
         self._conversation.clear()
         self._unanswered = ""
-        output.say("(forgotten: the next line begins a new text)")
+        output.say(f"(forgotten: the next line begins a new {'conversation' if self._answers else 'text'})")
 
     def _retry(self) -> None:
         if self._unanswered:

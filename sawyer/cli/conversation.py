@@ -1,7 +1,7 @@
-"""A conversation with a base model: one text that both sides write. Owns what the model is shown; asks nothing.
+"""A conversation with a model. Owns what the model is shown of it; asks nothing.
 
-No model that we split brings a chat template, so there are no roles: what was said and what the model continued it with
-stand one after the other, a blank line between turns, and the model goes on from the end of it.
+A model with a chat template is shown a Dialogue: turns with roles. Without one there are none: what was said and what
+the model continued it with stand one after the other, a blank line between turns, and the model goes on from the end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sawyer.errors import PromptTooLong
+from sawyer.schemas.generation import ChatMessage
 
 BETWEEN_TURNS: Final = "\n\n"
 
@@ -33,9 +34,13 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     forgotten: int = 0
 
-    def prompt(self, said: str) -> str:
+    def prompt(self, said: str) -> str | tuple[ChatMessage, ...]:
         """What the model continues: the turns it is shown, then what is said now."""
         return BETWEEN_TURNS.join([*(turn.text for turn in self.turns[self.forgotten :]), said])
+
+    def characters(self, said: str) -> int:
+        """How long that is."""
+        return len(self.prompt(said))
 
     def transcript(self) -> str:
         """Every turn, also those that the model is no longer shown."""
@@ -61,13 +66,41 @@ class Conversation:
         """Forget the oldest turns after the router refused this prompt: as many as its own count of tokens asks for, at
         least one. Returns how many; 0 if what is said now stands alone already and is too long by itself."""
         shown = self.turns[self.forgotten :]
-        over = _characters_over(refused, len(self.prompt(said)), max_tokens)
+        over = _characters_over(refused, self.characters(said), max_tokens)
         dropped = 0
         while dropped < len(shown) and (dropped == 0 or over > 0):
             over -= len(shown[dropped].text) + len(BETWEEN_TURNS)
             dropped += 1
         self.forgotten += dropped
         return dropped
+
+
+@dataclass
+class Dialogue(Conversation):
+    """User and assistant in turns, after what the `system` message says, if anything: that is never forgotten."""
+
+    system: str = ""
+
+    def prompt(self, said: str) -> tuple[ChatMessage, ...]:
+        """What the model answers: the system message, the turns it is shown, what is said now."""
+        shown = self.turns[self.forgotten :]
+        spoken = [each for turn in shown for each in (("user", turn.said), ("assistant", turn.answer))]
+        system = [("system", self.system)] if self.system else []
+        return tuple(
+            ChatMessage.model_validate({"role": role, "content": content})
+            for role, content in [*system, *spoken, ("user", said)]
+        )
+
+    def characters(self, said: str) -> int:
+        """Of all that is told, without what the template writes around it."""
+        return sum(len(each.content) for each in self.prompt(said))
+
+    def transcript(self) -> str:
+        """Every turn with its roles, also those that the model is no longer shown."""
+        told = [f"System: {self.system}"] if self.system else []
+        for turn in self.turns:
+            told += [f"User: {turn.said}", f"Assistant: {turn.answer.strip()}"]
+        return BETWEEN_TURNS.join(told) + "\n" if told else ""
 
 
 def _characters_over(refused: PromptTooLong, characters: int, max_tokens: int) -> int:

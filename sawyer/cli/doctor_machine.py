@@ -130,6 +130,10 @@ def _check_compute(settings: Settings) -> Check:
         return Check(state, "compute", f"{error.message} (hosts and routers need it)", error.hint)
     version = _version("onnxruntime") or _version("onnxruntime-gpu")
     found = f"onnxruntime {version} runs on {provider}: {processor}"
+    if device == "auto" and provider.startswith("CPU") and _version("onnxruntime-gpu"):
+        from sawyer.engine.session import CUDA_HINT, why_not_cuda
+
+        return Check(WARN, "compute", f"{found}, not on CUDA{why_not_cuda()}", CUDA_HINT)
     if device == "auto" and provider.startswith("CPU") and shutil.which("nvidia-smi"):
         hint = "To use it: pip uninstall onnxruntime; pip install 'sawyer[gpu]'. To be content: SAWYER_DEVICE=cpu."
         return Check(WARN, "compute", f"{found}, though there is an NVIDIA driver", hint)
@@ -154,7 +158,7 @@ def _check_nats_server(settings: Settings) -> Check:
 
 
 def _check_memory() -> Check:
-    from sawyer.node.health import memory_mb
+    from sawyer.node.memory import memory_mb
 
     total_mb, free_mb = memory_mb()
     found = f"{free_mb} of {total_mb} MiB free"

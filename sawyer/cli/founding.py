@@ -13,12 +13,14 @@ from sawyer.clock import Clock
 from sawyer.economy.tiers import TIERS
 from sawyer.errors import NotAuthorised, RefusedError, VerificationError
 from sawyer.home import Home, Pin
+from sawyer.identity.envelope import sign
 from sawyer.identity.keys import load, load_or_create
 from sawyer.ids import NetworkId, new_network_id
 from sawyer.ledger.checkpoint import vkey_of
 from sawyer.ledger.commands import OPERATOR_NAME, command
 from sawyer.ledger.succession import trusted
 from sawyer.schemas.events import (
+    KIND_OF,
     Body,
     KeyAdded,
     ModelPrice,
@@ -27,6 +29,7 @@ from sawyer.schemas.events import (
 )
 from sawyer.schemas.messages import BalanceQuery, BalanceReply, EntryRef, MembersReply, NetworkReply
 from sawyer.schemas.models import Manifest
+from sawyer.schemas.signed import Signed
 
 
 def pinned_network(home: Home) -> Pin:
@@ -99,6 +102,10 @@ class Founder:
         members = await ask(self.bus, "members", MembersReply)
         if (name, key.id) not in members.routers:
             await self.record(KeyAdded(network=self.network, role="router", name=name, key=key.id))
+
+    def signed_publication(self, manifest: Manifest) -> Signed[ModelPublished]:
+        """The operator's word on a manifest, for those who pull its files."""
+        return sign(_published(self.network, manifest), KIND_OF[ModelPublished], OPERATOR_NAME, self._operator)
 
     async def publish(self, manifest: Manifest) -> None:
         """Publish a model, and a price for every published model that has none: one budget token a text token."""

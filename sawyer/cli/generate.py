@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,9 +16,9 @@ from sawyer.cli.sampling import (
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
-    Sampling,
     SeedOption,
     StopOption,
+    SystemOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
@@ -29,6 +29,7 @@ from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from sawyer.cli.session import Consumer
+    from sawyer.client.asked import Conversation
     from sawyer.client.stream import TextStream
 
 STDIN: Final = "-"
@@ -41,13 +42,21 @@ def generate(
         str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads it from stdin.", show_default=False)
     ],
     model: ModelOption = "",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer PROMPT as a message to the model, with its chat template.")
+    ] = False,
+    system: SystemOption = "",
+    model_defaults: Annotated[
+        bool,
+        typer.Option("--model-defaults", help="Sample as the model's maker recommends; --chat does so by itself."),
+    ] = False,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     temperature: TemperatureOption = None,
     greedy: GreedyOption = False,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    repetition_penalty: PenaltyOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = None,
     stop: StopOption = None,
     seed: SeedOption = None,
     logprobs: Annotated[
@@ -62,25 +71,35 @@ def generate(
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Continue a text. Greedy, unless --temperature or an option that asks for chance is given (then temperature 1).
+    """Continue a text, or with --chat answer a message.
+
+    Greedy, unless --temperature or an option that asks for chance is given (then temperature 1), or --model-defaults.
 
     The text comes on stdout while it is made. Ctrl-C stops it on the network: what was delivered is billed.
 
     From stdin (-), one newline at the end is not part of the prompt.
     """
+    from sawyer.cli.conversation import Dialogue
+
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs has no place in plain text", hint="Add --json.")
+    if system and not chat:
+        raise UsageError("--system has no place in a text that is continued", hint="Add --chat.")
     sampling = chosen_sampling(
         max_tokens=max_tokens, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, stop=stop, seed=seed, default_temperature=0.0, logprobs=logprobs,
     )  # fmt: skip
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=account, model=model)
     text = _stdin() if prompt == STDIN else prompt
-    if not asyncio.run(_generate(settings, text, sampling, as_json=as_json, verbose=verbose)):
+    asked = Dialogue(system=system).prompt(text) if chat else text
+    options = sampling.options(model_defaults=chat or model_defaults)
+    if not asyncio.run(_generate(settings, asked, options, as_json=as_json, verbose=verbose)):
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-async def _generate(settings: Settings, prompt: str, sampling: Sampling, *, as_json: bool, verbose: bool) -> bool:
+async def _generate(
+    settings: Settings, asked: str | Conversation, options: dict[str, Any], *, as_json: bool, verbose: bool
+) -> bool:
     """False if it was interrupted; then, too, what came and what was billed is told."""
     from sawyer.cli.answer import TextOut, bill_line, stoppable, tell
     from sawyer.cli.session import chosen_model, consumer
@@ -88,7 +107,7 @@ async def _generate(settings: Settings, prompt: str, sampling: Sampling, *, as_j
     out = TextOut()
     async with consumer(settings) as me:
         model = chosen_model(me.network, settings["model"])
-        stream = me.client.stream(prompt, model=model, **sampling.options())
+        stream = me.client.stream(asked, model=model, **options)
         with stoppable(stream) as interrupts:
             try:
                 text = await tell(stream, (lambda _: None) if as_json else out.piece)

@@ -22,7 +22,7 @@ from sawyer.schemas.tensors import (
 )
 
 FORMATS: Final[tuple[Format, ...]] = ("f32", "f16", "q8", "q4")
-"""From the largest to the smallest."""
+"""From the largest to the smallest, those whose sizes follow from a model's config; that of gguf follows from a file."""
 ROUND_TRIPS_MS: Final = (1, 5, 20, 50)
 """From nodes in one city to nodes all over a continent."""
 
@@ -69,6 +69,7 @@ def facts_of(layout: ModelLayout, format: Format, trunk_format: Format = "f32", 
     experts, round_trips = len(layout.moe_layers) * layout.experts, len(layout.moe_layers)
     trunk_parameters = sum(shape.parameters for shape in trunk)
     expert_bytes = expert_shape(layout, format).size_bytes
+    all_bytes = sum(expert_shape(layout, format, layer).size_bytes for layer in layout.moe_layers) * layout.experts
     return ModelFacts(
         parameters=trunk_parameters + experts * layout.expert_parameters,
         trunk_parameters=trunk_parameters,
@@ -76,12 +77,12 @@ def facts_of(layout: ModelLayout, format: Format, trunk_format: Format = "f32", 
         active_parameters=trunk_parameters + layout.rows_per_token * layout.expert_parameters,
         trunk_bytes=sum(shape.size_bytes for shape in trunk),
         expert_bytes=expert_bytes,
-        experts_bytes=experts * expert_bytes,
+        experts_bytes=all_bytes,
         round_trips=round_trips,
         rows_per_token=layout.rows_per_token,
         wire_bytes_least=round_trips * message_bytes(layout.hidden, layout.top_k),
         wire_bytes_most=round_trips * layout.top_k * message_bytes(layout.hidden, 1),
-        sizes=sizes_of(layout, tied=tied),
+        sizes=sizes_of(layout.model_copy(update={"codings": None}), tied=tied),
         tokens_per_s={trip_ms: 1000 / (round_trips * trip_ms) for trip_ms in ROUND_TRIPS_MS},
     )
 

@@ -3,7 +3,7 @@ models. Owns how these are joined, and found by a name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
@@ -37,11 +37,16 @@ class Price:
 
 @dataclass(frozen=True)
 class Local:
-    """A split model in this home. `missing` counts files of its manifest that are not here."""
+    """A model in this home, split or pulled. `missing` counts files of its manifest that are not here."""
 
     folder: Path
     manifest: Manifest
     missing: int
+    pulled: bool = False
+
+    @property
+    def files_here(self) -> int:
+        return len(self.manifest.files) - self.missing
 
     @property
     def size_bytes(self) -> int:
@@ -51,7 +56,7 @@ class Local:
 @dataclass(frozen=True)
 class KnownModel:
     """One model in one format. `digest` names its weights; "" for what is not split yet. `hub_id` is where a model of
-    the catalogue is published."""
+    the catalogue is published. `offered`: the network's store has its files."""
 
     model: str
     format: str = ""
@@ -61,34 +66,38 @@ class KnownModel:
     local: Local | None = None
     in_package: bool = False
     hub_id: str = ""
+    offered: bool = False
 
 
 def local_models(home: Home) -> tuple[list[Local], list[SawyerError]]:
-    """The split models of this home, by folder, and what is wrong with those that cannot be used."""
+    """The models of this home, split ones first, by folder, and what is wrong with those that cannot be used."""
     found: list[Local] = []
     wrong: list[SawyerError] = []
-    for file in sorted(home.models.glob(f"*/{MANIFEST_FILE}")):
+    split, pulled = (sorted(place.glob(f"*/{MANIFEST_FILE}")) for place in (home.models, home.cache))
+    for file in (*split, *pulled):
         try:
             manifest = Artifacts.open(file.parent).manifest
         except SawyerError as error:
             wrong.append(error)
             continue
         missing = sum(not (file.parent / each.path).is_file() for each in manifest.files)
-        found.append(Local(file.parent, manifest, missing))
+        found.append(Local(file.parent, manifest, missing, pulled=file.parent.parent == home.cache))
     return found, wrong
 
 
-def join(network: NetworkReply | None, local: Sequence[Local]) -> list[KnownModel]:
-    """One row for each model and weights: the published ones first, then what is only here."""
+def join(network: NetworkReply | None, local: Sequence[Local], offered: Collection[str] = ()) -> list[KnownModel]:
+    """One row for each model and weights: the published ones first, then what is only here. `offered`: the manifests
+    whose files the network's store has. Of a split and a pulled copy the split is shown."""
     rows: dict[tuple[str, str], KnownModel] = {}
     for each in network.models if network is not None else ():
         price = price_of(network.pricing, each.model, each.format) if network is not None and network.pricing else None
-        rows[each.model, each.manifest] = KnownModel(each.model, each.format, each.manifest, each, price)
+        row = KnownModel(each.model, each.format, each.manifest, each, price, offered=each.manifest in offered)
+        rows[each.model, each.manifest] = row
     for here in local:
         manifest = here.manifest
         key = (manifest.model, manifest.digest())
         known = rows.get(key) or KnownModel(manifest.model, manifest.format, manifest.digest())
-        rows[key] = replace(known, local=here)
+        rows[key] = replace(known, local=known.local or here)
     named = {row.model for row in rows.values()}
     packaged = [KnownModel(model, in_package=True) for model in IN_PACKAGE if model not in named]
     return [replace(row, in_package=row.model in IN_PACKAGE) for row in rows.values()] + packaged

@@ -9,10 +9,11 @@ from typing import Any
 from sawyer.cli import output
 from sawyer.cli.model_facts import FORMATS, ModelFacts, facts_of
 from sawyer.cli.model_list import KnownModel, Local
+from sawyer.cli.sampling import described
 from sawyer.model.catalog import catalogue_model, demo_checkpoint
 from sawyer.model.checkpoint import Checkpoint
 from sawyer.model.families import family_of
-from sawyer.model.layout import head_file
+from sawyer.model.layout import CHAT_FILE, head_file
 from sawyer.schemas.events import ModelPublished
 from sawyer.schemas.models import Format, Manifest, ModelLayout
 
@@ -56,6 +57,8 @@ def row_document(row: KnownModel) -> dict[str, object]:
         "folder": str(local.folder) if local else None,
         "size_bytes": local.size_bytes if local else None,
         "missing_files": local.missing if local else None,
+        "pulled": local.pulled if local else None,
+        "offered": row.offered,
         "in_package": row.in_package,
         "hub_id": row.hub_id or None,
     }
@@ -105,12 +108,20 @@ def show_page(row: KnownModel, shape: tuple[ModelLayout, ModelFacts] | None) -> 
             ("a token", f"{told.moe_layers} round trips, {told.moe_layers * told.top_k} expert rows"),
         ]
     if row.local is not None and shape is not None:
-        pairs.append(("files", _files(row.local.manifest, shape[1])))
+        pairs += [*_use_lines(row.local), ("files", _files(row.local.manifest, shape[1]))]
     for name, value in pairs:
         output.line(f"{name:<11} {value}")
     if shape is not None:
         _show_sizes(shape[1])
         _show_speeds(shape[1])
+
+
+def _use_lines(local: Local) -> list[tuple[str, str]]:
+    """How it is best spoken with."""
+    talks = any(file.path == CHAT_FILE for file in local.manifest.files)
+    advice = described(local.manifest.generation)
+    lines = [("chat", "answers in turns (chat template)" if talks else "continues text (no chat template)")]
+    return [*lines, ("sampling", f"{advice} (its maker's)")] if advice else lines
 
 
 def _config_of(row: KnownModel) -> Mapping[str, Any] | None:
@@ -190,7 +201,7 @@ def _cells(row: KnownModel) -> tuple[object, ...]:
     return (
         row.model,
         row.format or "-",
-        "published" if row.published else "-",
+        ("files" if row.offered else "published") if row.published else "-",
         row.price or "-",
         _state(row.local) if row.local else "-",
         size_text(row.local.size_bytes) if row.local else "-",
@@ -200,11 +211,14 @@ def _cells(row: KnownModel) -> tuple[object, ...]:
 
 
 def _state(local: Local) -> str:
+    if local.pulled:
+        return f"pulled {local.files_here} of {len(local.manifest.files)}" if local.missing else "pulled"
     return "split" if not local.missing else f"{local.missing} of {len(local.manifest.files)} files missing"
 
 
 def _where(row: KnownModel) -> str:
-    places = [f"published on the network in {row.format}"] if row.published else []
+    files = "its files to pull" if row.offered else "no files to pull"
+    places = [f"published on the network in {row.format}, {files}"] if row.published else []
     if row.local is not None:
         places.append(f"{_state(row.local)} in {row.local.folder} ({size_text(row.local.size_bytes)})")
     if row.in_package:

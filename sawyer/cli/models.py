@@ -1,4 +1,5 @@
-"""`sawyer models`: which there are, what is known of one, and splitting a checkpoint."""
+"""`sawyer models`: which there are, what is known of one, splitting a checkpoint; and the commands of files that
+travel, which are in model_publish.py and model_pull.py."""
 
 from __future__ import annotations
 
@@ -8,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from sawyer.cli import output
-from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
+from sawyer.cli import model_publish, model_pull, output
+from sawyer.cli.options import (
+    ContextOption,
+    CredsOption,
+    ExactOption,
+    ExpertFormatOption,
+    HomeOption,
+    JsonOption,
+    NatsOption,
+    TrunkFormatOption,
+)
 from sawyer.cli.output import emit_json, line
 from sawyer.errors import RefusedError, UnreachableError, UsageError
 from sawyer.ids import ModelId
@@ -19,13 +29,16 @@ from sawyer.settings import Settings
 if TYPE_CHECKING:
     from sawyer.cli.model_list import KnownModel
     from sawyer.schemas.messages import NetworkReply
+    from sawyer.schemas.models import Manifest
 
-app = typer.Typer(help="List models, look at one, split a checkpoint into trunk and experts.", no_args_is_help=True)
+app = typer.Typer(
+    help="List models, look at one, split a checkpoint, publish, pull, verify and delete.", no_args_is_help=True
+)
 
 
 @app.callback()
 def group() -> None:
-    """List models, look at one, split a checkpoint into trunk and experts."""
+    """List models, look at one, split a checkpoint, publish, pull, verify and delete."""
 
 
 @app.command("ls", epilog="Example: sawyer models ls --json")
@@ -91,16 +104,16 @@ def split(
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Model id; by default the name of the folder or hub id.")] = "",
-    format: Annotated[
-        str, typer.Option("--format", help="Format of the experts: q4, q8, f32, or f16 (for CUDA alone).")
-    ] = "q4",
-    trunk_format: Annotated[
-        str, typer.Option("--trunk-format", help="Format of the trunk's matrices: f32, q8, q4 or f16.")
-    ] = "f32",
+    format: ExpertFormatOption = "",
+    trunk_format: TrunkFormatOption = "",
+    exact: ExactOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; by default in the home.")] = None,
     delete_shards: Annotated[
         bool, typer.Option("--delete-shards", help="Delete each downloaded shard as soon as it is split.")
     ] = False,
+    layers: Annotated[
+        str, typer.Option("--layers", metavar="A-B", help="Only these layers now, from 0; the others in other runs.")
+    ] = "",
     download_to: Annotated[
         Path | None,
         typer.Option("--download-to", metavar="DIR", help="Folder for what is downloaded; by default in the home."),
@@ -109,27 +122,32 @@ def split(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Split a checkpoint into trunk, single experts and a manifest with digests. Started again, it goes on."""
-    from sawyer.cli.splitting import split_from_hub, split_with_progress
+    from sawyer.cli.split_formats import formats_of
+    from sawyer.cli.splitting import check_local, show_unfinished, split_from_hub, split_with_progress
     from sawyer.model.downloads import HubId
+    from sawyer.model.gguf import SUFFIX
+    from sawyer.model.parts import Unfinished, parse_layers
     from sawyer.model.sources import model_name
 
     place = Path(source)
     hub = None if place.exists() else HubId.parse(source)
     model = ModelId(name or (hub.model_name if hub is not None else model_name(place)))
-    fmt, trunk = known_format(format), known_format(trunk_format)
-    folder = out or Settings.load(home=home).home.models / f"{model}-{format}"
+    fmt, trunk = formats_of(format, trunk_format, exact=exact, gguf=place.suffix == SUFFIX and place.is_file())
+    part = parse_layers(layers) if layers else None
+    folder = out or Settings.load(home=home).home.models / f"{model}-{fmt}"
     if hub is not None:
         downloads = download_to or Settings.load(home=home).home.downloads / hub.folder_name
-        if downloads.resolve() == folder.resolve():
-            raise UsageError("--download-to and --out are one folder", hint="Choose two.")
-        manifest = split_from_hub(hub, downloads, folder, model, fmt, trunk, delete_shards=delete_shards)
-    elif place.exists() and (delete_shards or download_to is not None):
-        raise UsageError(
-            f"{source} is on this machine: nothing is downloaded, and nothing of yours is deleted",
-            hint="Leave out --delete-shards and --download-to, or name a hub id: owner/name.",
-        )
+        done = split_from_hub(hub, downloads, folder, model, fmt, trunk, delete_shards=delete_shards, layers=part)
     else:
-        manifest = split_with_progress(place, folder, model, fmt, trunk)
+        check_local(place, delete_shards=delete_shards, download_to=download_to)
+        done = split_with_progress(place, folder, model, fmt, trunk, part)
+    if isinstance(done, Unfinished):
+        show_unfinished(done, source, folder, as_json=as_json)
+    else:
+        _show_split(done, folder, as_json=as_json)
+
+
+def _show_split(manifest: Manifest, folder: Path, *, as_json: bool) -> None:
     size_bytes = sum(file.size_bytes for file in manifest.files)
     if as_json:
         emit_json(
@@ -141,9 +159,22 @@ def split(
     line(f"manifest {manifest.digest()}")
 
 
-def known_format(text: str) -> Format:
-    """Raises UsageError for a format that Sawyer does not write."""
+for _name, _does, _example in (
+    ("publish", model_publish.publish, "sawyer models publish austen-8m"),
+    ("pull", model_pull.pull, "sawyer models pull austen-8m --share 0/2"),
+    ("verify", model_pull.verify, "sawyer models verify austen-8m"),
+    ("rm", model_pull.remove, "sawyer models rm austen-8m --format q8"),
+):
+    app.command(_name, epilog=f"Example: {_example}")(_does)
+
+
+def known_format(text: str, *, of_trunk: bool = False) -> Format:
+    """Raises UsageError for a format that Sawyer does not write, or not for a trunk."""
     formats: tuple[Format, ...] = get_args(Format)
+    if of_trunk:
+        formats = tuple(each for each in formats if each != "gguf")
+        if text == "gguf":
+            raise UsageError("gguf is a format of experts alone", hint=f"Formats of a trunk: {', '.join(formats)}.")
     for each in formats:
         if each == text:
             return each
@@ -153,23 +184,25 @@ def known_format(text: str) -> Format:
 def _known_models(settings: Settings) -> list[KnownModel]:
     from sawyer.cli.model_list import join, local_models
 
-    network = _network(settings)
+    network, offered = _network(settings)
     found, wrong = local_models(settings.home)
     for error in wrong:
         output.say(f"left out: {error.message}")
-    return join(network, found)
+    return join(network, found, offered)
 
 
-def _network(settings: Settings) -> NetworkReply | None:
-    """The network, if it answers; else says so: what is here can be listed all the same."""
+def _network(settings: Settings) -> tuple[NetworkReply | None, frozenset[str]]:
+    """The network, if it answers, and the manifests whose files its store offers; else says so: what is here can be
+    listed all the same."""
+    from sawyer.cli.model_store import offered_of
     from sawyer.cli.session import connected
 
-    async def ask() -> NetworkReply:
-        async with connected(settings, "models") as (_, network):
-            return network
+    async def ask() -> tuple[NetworkReply, frozenset[str]]:
+        async with connected(settings, "models") as (bus, network):
+            return network, await offered_of(bus, network)
 
     try:
         return asyncio.run(ask())
     except (UnreachableError, RefusedError) as error:
         output.say(f"only what is on this machine: {error.message}")
-        return None
+        return None, frozenset()

@@ -80,7 +80,7 @@ def bookkeeper(
 def route(
     model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
     name: Annotated[str, typer.Option("--name", help="The router's name in the book.")] = "router-1",
-    format: FormatOption = "q4",
+    format: FormatOption = "",
     threads: ThreadsOption = None,
     wire: Annotated[str, typer.Option("--wire", help="Rows on the wire: f16 or f32.")] = "f16",
     home: HomeOption = None,
@@ -90,8 +90,8 @@ def route(
 ) -> None:
     """Run a router: the model's trunk and gates; experts are asked of nodes."""
     from sawyer.bus.connection import NatsBus
+    from sawyer.cli.model_store import bring_shown, open_model, trunk_paths
     from sawyer.engine.session import configure, default_threads
-    from sawyer.model.artifacts import Artifacts
     from sawyer.router.generation import Engine
     from sawyer.router.service import Router, RouterIdentity
 
@@ -99,7 +99,9 @@ def route(
         raise UsageError(f"unknown wire format {wire!r}", hint="Write f16 or f32.")
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads)
     key = _router_key(settings.home, name)
-    artifacts = Artifacts.open(model_folder(settings.home, model, format))
+    files = open_model(settings, model, format)
+    asyncio.run(bring_shown(files, trunk_paths(files.artifacts)))
+    artifacts = files.artifacts
     configure(int(settings["threads"]) or default_threads())
     engine, published = Engine.load(artifacts), ModelId(artifacts.manifest.model)
 

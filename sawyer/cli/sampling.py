@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from sawyer.errors import UsageError
 
+if TYPE_CHECKING:
+    from sawyer.schemas.models import GenerationDefaults
+
 DEFAULT_MAX_TOKENS: Final = 64
+CHAT_MAX_TOKENS: Final = 256
+"""Of an answer in a conversation, which ends by itself."""
 MAX_SEED: Final = 2**53 - 1
 
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, metavar="N", help="New tokens at most.")]
@@ -19,15 +24,18 @@ TemperatureOption = Annotated[
     typer.Option("--temperature", min=0.0, max=100.0, metavar="T", help="0 is greedy; higher is more random."),
 ]
 GreedyOption = Annotated[bool, typer.Option("--greedy", help="Always the likeliest token: temperature 0.")]
-TopKOption = Annotated[int, typer.Option("--top-k", min=0, metavar="K", help="Of the K likeliest tokens; 0: all.")]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", min=0, metavar="K", help="Of the K likeliest tokens; 0: all.")
+]
 TopPOption = Annotated[
-    float, typer.Option("--top-p", min=0.001, max=1.0, metavar="P", help="Of the likeliest that hold probability P.")
+    float | None,
+    typer.Option("--top-p", min=0.001, max=1.0, metavar="P", help="Of the likeliest that hold probability P."),
 ]
 MinPOption = Annotated[
-    float, typer.Option("--min-p", min=0.0, max=1.0, metavar="P", help="None below P times the likeliest.")
+    float | None, typer.Option("--min-p", min=0.0, max=1.0, metavar="P", help="None below P times the likeliest.")
 ]
 PenaltyOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--repetition-penalty",
         min=0.1,
@@ -39,6 +47,9 @@ PenaltyOption = Annotated[
 StopOption = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be given again.")
 ]
+SystemOption = Annotated[
+    str, typer.Option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, max=MAX_SEED, metavar="N", help="The same seed gives the same text.")
 ]
@@ -46,7 +57,7 @@ SeedOption = Annotated[
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. `seed` None: another one each time."""
+    """How tokens are chosen. `seed` None: another one each time. `left`: what nobody chose, and a model's maker may."""
 
     max_tokens: int = DEFAULT_MAX_TOKENS
     temperature: float = 0.0
@@ -57,9 +68,10 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     logprobs: int | None = None
+    left: tuple[str, ...] = ()
 
-    def options(self) -> dict[str, Any]:
-        """What `AsyncClient.stream` takes."""
+    def options(self, *, model_defaults: bool = False) -> dict[str, Any]:
+        """What `AsyncClient.stream` takes. `model_defaults`: what is left is as the model's maker recommends."""
         return {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
@@ -70,6 +82,7 @@ class Sampling:
             "stop": self.stop,
             "seed": secrets.randbelow(MAX_SEED) if self.seed is None else self.seed,
             "logprobs": self.logprobs,
+            "model_defaults": self.left if model_defaults else (),
         }
 
 
@@ -78,10 +91,10 @@ def chosen_sampling(
     max_tokens: int,
     temperature: float | None,
     greedy: bool,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repetition_penalty: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
     stop: list[str] | None,
     seed: int | None,
     default_temperature: float,
@@ -89,6 +102,15 @@ def chosen_sampling(
 ) -> Sampling:
     """What was asked for. Without a temperature: 0 with --greedy, 1 where an option asks for chance (--top-k, --top-p,
     --min-p, --seed), else the default. Raises UsageError for options that exclude each other."""
+    chosen = {
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "temperature": 0.0 if greedy else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    left = tuple(name for name, value in chosen.items() if value is None)
+    top_k, top_p, min_p = top_k or 0, 1.0 if top_p is None else top_p, min_p or 0.0
     limits = {"--top-k": top_k > 0, "--top-p": top_p < 1, "--min-p": min_p > 0}
     limit = next((name for name, is_given in limits.items() if is_given), "")
     if greedy and temperature is not None:
@@ -98,4 +120,14 @@ def chosen_sampling(
     if temperature is None:
         by_chance = bool(limit) or seed is not None
         temperature = 0.0 if greedy else (default_temperature or (1.0 if by_chance else 0.0))
-    return Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed, logprobs)
+    penalty = 1.0 if repetition_penalty is None else repetition_penalty
+    return Sampling(max_tokens, temperature, top_k, top_p, min_p, penalty, tuple(stop or ()), seed, logprobs, left)
+
+
+def described(said: GenerationDefaults | None) -> str:
+    """What a model's maker recommends, in a few words; "" if nothing."""
+    told = said.model_dump(exclude_none=True) if said else {}
+    return ", ".join(
+        f"{name.removesuffix('_milli').replace('_', '-')} {value / 1000 if name.endswith('_milli') else value:g}"
+        for name, value in told.items()
+    )

@@ -1,21 +1,76 @@
-"""`sawyer serve`: host experts of a model on this machine, until SIGTERM or Ctrl-C."""
+"""`sawyer serve`: host experts of a model on this machine, those that it chooses or others, until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 import sawyer
-from sawyer.cli.options import ContextOption, CredsOption, FormatOption, HomeOption, NatsOption, ThreadsOption
-from sawyer.cli.parts import model_folder, pin_of, run_part, until_stopped
+from sawyer.cli import output
+from sawyer.cli.model_store import bring_shown, open_model
+from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption, ThreadsOption
+from sawyer.cli.parts import pin_of, run_part, until_stopped
 from sawyer.clock import SystemClock
 from sawyer.errors import UsageError
+from sawyer.home import Home
 from sawyer.ids import HostId, NetworkId, NodeId
-from sawyer.settings import DEFAULT, Settings
+from sawyer.model.layout import expert_file
+from sawyer.schemas.models import MANIFEST_FILE
+from sawyer.settings import DEFAULT, FLAG, Settings, Value
 
 if TYPE_CHECKING:
+    from sawyer.bus.connection import NatsBus
+    from sawyer.cli.serve_plan import Plan
     from sawyer.engine.session import Device
+    from sawyer.model.files import ModelFiles
+    from sawyer.node.agent import NodeAgent
+    from sawyer.schemas.messages import HostedLayer, NetworkReply
+
+
+@dataclass(frozen=True)
+class Serve:
+    """What one command is to serve. `layers`: None if that is to be chosen."""
+
+    settings: Settings
+    files: ModelFiles
+    layers: tuple[HostedLayer, ...] | None
+    threads: int
+    max_memory: str
+
+    async def plan(self, bus: NatsBus, network: NetworkReply) -> Plan:
+        """What would be served, and why."""
+        from sawyer.cli.serve_plan import make_plan
+
+        return await make_plan(
+            bus,
+            network,
+            self.files.artifacts,
+            node=NodeId(self.settings["node"]),
+            host=self.settings["host"],
+            device=self.device,
+            threads=self.threads,
+            max_memory=self.max_memory,
+            layers=self.layers,
+        )
+
+    @property
+    def device(self) -> Device:
+        return cast("Device", self.settings["device"].lower())
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """What loaded experts may take; None for what the machine has."""
+        from sawyer.node.choosing import parse_memory
+        from sawyer.node.memory import read_memory
+
+        return parse_memory(self.max_memory, read_memory().total_bytes) if self.max_memory else None
 
 
 def serve(
@@ -23,56 +78,153 @@ def serve(
     name: Annotated[str, typer.Option("--name", help="The node's name in the book (default: this machine's).")] = "",
     host: Annotated[str, typer.Option("--host", help="Who is paid (default: your user name).")] = "",
     share: Annotated[
-        str, typer.Option("--share", metavar="PART/OF", help="Which equal share of the experts, from 0 (default: 0/1).")
+        str, typer.Option("--share", metavar="PART/OF", help="Which equal share of the experts, from 0.")
     ] = "",
     experts: Annotated[
         str,
-        typer.Option("--experts", metavar="LAYERS:EXPERTS,...", help="Which experts instead, such as 0:0-3,1:4,2:*."),
+        typer.Option("--experts", metavar="LAYERS:EXPERTS,...", help="Which experts, such as 0:0-3,1:4,2:*."),
     ] = "",
-    format: FormatOption = "q4",
+    max_memory: Annotated[
+        str, typer.Option("--max-memory", metavar="AMOUNT", help="For experts: 6GB, or 75% (default: 80% of the free).")
+    ] = "",
+    format: Annotated[
+        str, typer.Option("--format", help="Format of the split model (default: what the network publishes).")
+    ] = "",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto (the default).")] = "",
     threads: ThreadsOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be hosted, and change nothing.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
     nats: NatsOption = "",
     context: ContextOption = "",
     creds: CredsOption = None,
 ) -> None:
-    """Host experts: verify their files, answer activation requests, sign receipts."""
-    from sawyer.bus.connection import NatsBus
-    from sawyer.engine.experts import FAST
+    """Host experts: verify their files, answer activation requests, sign receipts.
+
+    Without --experts and --share those are chosen that the fewest hosts serve, as many as fit into memory."""
+    if share and experts:
+        raise UsageError("--share and --experts both say which experts", hint="Give one of them.")
+    if as_json and not dry_run:
+        raise UsageError("--json shows what would be hosted", hint="Add --dry-run.")
+    settings = Settings.load(
+        home=home, nats=nats, context=context, creds=creds, threads=threads, device=device, node=name, host=host
+    )
+    if not dry_run:
+        pin_of(settings.home)
+    if not dry_run:
+        _serve(_asked(settings, model, format, share, experts, max_memory))
+        return
+    with _leaving_no_trace(settings, model) as opening:
+        asked = _asked(opening, model, format, share, experts, max_memory)
+        _show(replace(asked, settings=settings), as_json=as_json)
+
+
+@contextmanager
+def _leaving_no_trace(settings: Settings, model: str) -> Iterator[Settings]:
+    """Settings with which a model can be opened, and this home stays as it is: those in force if the model is in the
+    home, else the same in a home that is removed at the end."""
+    from sawyer.cli.model_store import pulled_models
+
+    home = settings.home
+    named, split = Path(model) / MANIFEST_FILE, home.models.glob(f"{model}-*/{MANIFEST_FILE}")
+    if named.is_file() or any(split) or any(each.manifest.model == model for each in pulled_models(home)[0]):
+        yield settings
+        return
+    with TemporaryDirectory(prefix="sawyer-dry-run-") as folder:
+        elsewhere = copy(settings)
+        elsewhere.home, elsewhere.values = Home(Path(folder)), dict(settings.values)
+        if settings.context() is None:  # the home itself may be what knows the address
+            target, source = settings.where_nats()
+            elsewhere.values["nats"] = Value("nats", target.url, FLAG, source)
+        yield elsewhere
+
+
+def _asked(settings: Settings, model: str, format: str, share: str, experts: str, max_memory: str) -> Serve:
+    """Raises UsageError for what makes no sense, before anything is loaded."""
     from sawyer.engine.session import configure, default_threads
-    from sawyer.model.artifacts import Artifacts
-    from sawyer.model.files import FilesHere
-    from sawyer.node.agent import Hosting, NodeAgent
+    from sawyer.node.choosing import parse_memory
     from sawyer.node.hosting import parse_experts, parse_share
     from sawyer.node.hosting import share as share_of
+
+    if max_memory:
+        parse_memory(max_memory, 1 << 40)
+    files = open_model(settings, model, format)
+    layout, layers = files.artifacts.layout, None
+    if experts:
+        layers = parse_experts(experts, layout)
+    elif share:
+        layers = share_of(layout, *parse_share(share))
+    return Serve(settings, files, layers, configure(int(settings["threads"]) or default_threads()), max_memory)
+
+
+def _show(asked: Serve, *, as_json: bool) -> None:
+    from sawyer.cli.serve_plan import as_document, show, warn
+    from sawyer.cli.session import connected
+    from sawyer.loop import run
+
+    async def look() -> Plan:
+        async with connected(asked.settings, "serve --dry-run") as (bus, network):
+            return await asked.plan(bus, network)
+
+    with output.waiting("looking at machine and network"):
+        plan = run(look(), asked.settings["loop"])
+    warn(plan)
+    if as_json:
+        output.emit_json(as_document(plan))
+    else:
+        show(plan)
+
+
+def _serve(asked: Serve) -> None:
+    from sawyer.bus.connection import NatsBus
+    from sawyer.engine.experts import FAST
+    from sawyer.node.agent import Hosting, NodeAgent
     from sawyer.node.receipts import ReceiptLog
     from sawyer.node.registration import NodeIdentity
     from sawyer.node.witness import CheckpointWitness
 
-    if share and experts:
-        raise UsageError("--share and --experts both say which experts", hint="Give one of them.")
-    settings = Settings.load(
-        home=home, nats=nats, context=context, creds=creds, threads=threads, device=device, node=name, host=host
-    )
-    place, pin = settings.home, pin_of(settings.home)
-    artifacts = Artifacts.open(model_folder(place, model, format))
-    layout = artifacts.layout
-    layers = parse_experts(experts, layout) if experts else share_of(layout, *parse_share(share or "0/1"))
-    name = settings["node"]
+    settings = asked.settings
+    place, pin, name = settings.home, pin_of(settings.home), settings["node"]
     chosen = settings.values["host"].rank < DEFAULT
     me = NodeIdentity.open(NodeId(name), HostId(settings["host"]), place.node_key(name), host_chosen=chosen)
-    in_force = configure(int(settings["threads"]) or default_threads())
-    hosting = Hosting(FilesHere(artifacts), layers, cast("Device", settings["device"].lower()), in_force, FAST)
     receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
 
     async def main() -> None:
         bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
+            layers = asked.layers if asked.layers is not None else await _chosen(asked, bus)
+            await bring_shown(asked.files, _paths(asked.files, layers))
+            hosting = Hosting(asked.files, layers, asked.device, asked.threads, FAST, asked.limit_bytes)
             witness = CheckpointWitness(bus, me.node, me.key, pin, place.witness(name), SystemClock())
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__, witness)
-            await until_stopped(agent, bus, lambda: agent.summary)
+            await until_stopped(agent, bus, lambda: _where_it_runs(asked, agent))
         finally:
             await bus.close()
 
     run_part(main, settings)
+
+
+def _paths(files: ModelFiles, layers: tuple[HostedLayer, ...]) -> list[str]:
+    from sawyer.node.hosting import pairs
+
+    return [expert_file(layer, expert, files.artifacts.manifest.format) for layer, expert in pairs(layers)]
+
+
+async def _chosen(asked: Serve, bus: NatsBus) -> tuple[HostedLayer, ...]:
+    from sawyer.cli.serve_plan import announce, warn
+    from sawyer.cli.session import checked_network
+
+    plan = await asked.plan(bus, await checked_network(bus, asked.settings.home))
+    warn(plan)
+    announce(plan)
+    return plan.choice.layers
+
+
+def _where_it_runs(asked: Serve, agent: NodeAgent) -> str:
+    """What it serves; and first, on stderr, why not on the GPU for which it was installed."""
+    from sawyer.engine.session import CUDA, CUDA_HINT, may_run_cuda, why_not_cuda
+
+    if asked.device == "auto" and may_run_cuda() and agent.provider != CUDA:
+        output.say(f"experts run on the CPU, not on CUDA{why_not_cuda()}")
+        output.say(f"  {CUDA_HINT}")
+    return agent.summary

@@ -183,6 +183,7 @@ def _node_facts(seen: SeenNode) -> list[tuple[str, str]]:
         ("experts", f"{seen.first} as first choice, {seen.replica} as replica"),
         ("runs on", f"{vitals.device} ({_runs_on(vitals.provider)}, {vitals.threads} threads)"),
         ("memory", f"{vitals.memory_free_mb:,} of {vitals.memory_total_mb:,} MiB free"),
+        ("in memory", f"{vitals.loaded} experts; {vitals.loads:,} loaded and {vitals.drops:,} dropped since the start"),
         ("answers", f"{vitals.answers:,} ({vitals.rows:,} rows in {vitals.runs:,} runs), {vitals.refused:,} refused"),
         ("waiting", str(vitals.queue)),
         ("latency", f"p50 {vitals.latency_p50_us / 1000:.2f} ms, p95 {vitals.latency_p95_us / 1000:.2f} ms"),

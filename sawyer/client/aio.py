@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from pydantic import ValidationError
-
-from sawyer.bus.calls import ASK_TIMEOUT_S, ask, record
+from sawyer.bus.calls import ASK_TIMEOUT_S, ask, record, survey
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.protocol import Bus
+from sawyer.client.asked import Conversation, messages_of, most_input_tokens, params_of
 from sawyer.client.door import check_pinned, home_of, identity_of, target_of
 from sawyer.client.offer import OfferedModel, offered
 from sawyer.client.stream import Generation, TextStream
@@ -26,17 +25,18 @@ from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId, new_request_id
 from sawyer.ledger.commands import command
-from sawyer.schemas.base import MAX_SAFE_INTEGER, first_problem
-from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, AccountOpened, InferenceRequested
+from sawyer.schemas.base import MAX_SAFE_INTEGER
+from sawyer.schemas.events import REQUEST_KIND, AccountOpened, InferenceRequested
+from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import (
     AccountQuery,
     AccountReply,
     BalanceQuery,
     BalanceReply,
     EntryRef,
-    GenerateParams,
     InferRequest,
     NetworkReply,
+    RouterReply,
 )
 
 ORDER_VALID_MS: Final = 5 * 60 * 1000
@@ -125,6 +125,11 @@ class AsyncClient:
         """The models that the network publishes now, by name, with shape and price."""
         return offered(await self.network(timeout_s=timeout_s))
 
+    async def routers(self) -> tuple[RouterReply, ...]:
+        """What the routers serve and see now, by name. Raises NobodyServes if there is none, NoAnswer."""
+        found = await survey(self._connected(), "router", RouterReply)
+        return tuple(sorted(found, key=lambda each: (each.model, each.router)))
+
     async def open_account(self, *, timeout_s: float | None = None) -> EntryRef:
         """Open this client's account with its key. Again is the same account. While no answer comes it is sent again,
         but not after `timeout_s` (RECORD_PATIENCE_S). Raises NotAuthorised if the name belongs to another key."""
@@ -143,23 +148,30 @@ class AsyncClient:
         question, wait_s = BalanceQuery(account=self._account), self._patience_s(timeout_s)
         return await ask(self._connected(), "balance", BalanceReply, question, timeout_s=wait_s)
 
-    async def generate(self, prompt: str, *, model: str, **options: object) -> Generation:
+    async def generate(self, prompt: str | Conversation, *, model: str, **options: object) -> Generation:
         """The whole answer; `stream` lists the options. Raises the typed error that the request met: PromptEmpty,
         PromptTooLong, BudgetTooSmall, UnknownModel, ExpertUnavailable, AlreadyCompleted, NobodyServes, NoAnswer, ..."""
         async with self.stream(prompt, model=model, **options) as stream:  # type: ignore[arg-type]
             return await stream.result()
 
+    async def chat(self, messages: str | Conversation, *, model: str, **options: object) -> Generation:
+        """The whole answer to a conversation; a text alone is its one user turn. Raises what `generate` raises, and
+        NoChatTemplate for a model that only continues text, ConversationRefused for turns that its template does not
+        take, ChatTemplateBroken."""
+        return await self.generate(messages_of(messages), model=model, **options)
+
     def stream(
         self,
-        prompt: str,
+        prompt: str | Conversation,
         *,
         model: str,
         max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        model_defaults: bool | Collection[str] | None = None,
         seed: int = 0,
         stop: str | Sequence[str] = (),
         logprobs: int | None = None,
@@ -169,22 +181,27 @@ class AsyncClient:
     ) -> TextStream:
         """A stream to use as `async with client.stream(...) as stream: async for piece in stream: ...`.
 
-        temperature 0 is greedy. stop: the text ends before the first of these strings; the tokens that spell it are
-        billed. logprobs: tell each token's, and those of so many of the likeliest tokens beside it. token_ceiling is
-        the most this request may cost, in budget tokens; by default what the whole prompt and max_tokens can cost at
-        most. Sending a request_id again never bills twice. Raises UsageError for options that make no sense.
+        prompt: a text to go on from, or the turns of a conversation to answer (see `chat`). temperature 0 is greedy.
+        What is left out of temperature, top_k, top_p, min_p and repetition_penalty changes nothing (a greedy choice);
+        with model_defaults, which conversations have by themselves, it is what the model's maker recommends, if
+        anything; model_defaults may also name some of them: there the maker decides before what is given. stop: the
+        text ends before the first of these strings; the tokens that spell it are billed. logprobs: tell each token's,
+        and those of so many of the likeliest tokens beside it. token_ceiling is the most this request may cost, in
+        budget tokens; by default what the whole prompt and max_tokens can cost at most. Sending a
+        request_id again never bills twice. Raises UsageError for options that make no sense.
         """
-        params = _params(
-            prompt=prompt,
-            max_tokens=max_tokens,
-            temperature_milli=_milli("temperature", temperature),
-            top_k=top_k,
-            top_p_milli=_milli("top_p", top_p),
-            min_p_milli=_milli("min_p", min_p),
-            repetition_penalty_milli=_milli("repetition_penalty", repetition_penalty),
-            seed=seed,
-            stop=_stops(stop),
-            logprobs=logprobs,
+        params = params_of(
+            prompt,
+            model_defaults=model_defaults,
+            stop=stop,
+            sampling={
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "min_p": min_p,
+                "repetition_penalty": repetition_penalty,
+            },
+            options={"max_tokens": max_tokens, "seed": seed, "logprobs": logprobs},
         )
         order = self._order(params, model, token_ceiling, request_id or new_request_id(), trace)
         return TextStream(self._connected(), ModelId(model), order, self._timeout_s)
@@ -199,8 +216,7 @@ class AsyncClient:
             known = ", ".join(each.model for each in network.models) or "none"
             raise UnknownModel(f"the network publishes no model {model!r}", hint=f"Published: {known}.")
         if token_ceiling is None:
-            most_input = len(params.prompt.encode()) + MAX_FREE_TOKENS
-            fmt = network.format_of(model)
+            fmt, most_input = network.format_of(model), most_input_tokens(params)
             token_ceiling = price_tokens(network.pricing, model, fmt, most_input, params.max_tokens)
         if not 1 <= token_ceiling <= MAX_SAFE_INTEGER:
             raise UsageError(f"token_ceiling must be at least 1 and below 2^53, got {token_ceiling}")
@@ -235,27 +251,6 @@ class AsyncClient:
         if self._network is None:
             raise UsageError("the client is not connected", hint="Use it as `async with AsyncClient(...) as client:`.")
         return self._network
-
-
-def _params(**fields: object) -> GenerateParams:
-    try:
-        return GenerateParams.model_validate(fields)
-    except ValidationError as error:
-        raise UsageError(f"cannot ask for this: {first_problem(error)}") from error
-
-
-def _milli(name: str, value: float) -> int:
-    try:
-        return round(value * 1000)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{name} must be a number, got {value!r}") from error
-
-
-def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
-    try:
-        return (stop,) if isinstance(stop, str) else tuple(stop)
-    except TypeError as error:
-        raise UsageError(f"stop must be a string or several, got {stop!r}") from error
 
 
 def _salt(key: Key, request: RequestId) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from sawyer.bus.protocol import Bus
 from sawyer.client.aio import DEFAULT_TIMEOUT_S, AsyncClient
+from sawyer.client.asked import Conversation, messages_of
 from sawyer.client.offer import OfferedModel
 from sawyer.client.stream import Generation, TextStream, TokenLogprob
 from sawyer.client.waiting import LoopThread
@@ -24,7 +25,16 @@ from sawyer.contexts import NatsTarget
 from sawyer.errors import Cancelled, UsageError
 from sawyer.identity.keys import Key
 from sawyer.ids import RequestId
-from sawyer.schemas.messages import Accepted, AccountReply, BalanceReply, EntryRef, NetworkReply, Trace, Usage
+from sawyer.schemas.messages import (
+    Accepted,
+    AccountReply,
+    BalanceReply,
+    EntryRef,
+    NetworkReply,
+    RouterReply,
+    Trace,
+    Usage,
+)
 
 OptionsP = ParamSpec("OptionsP")
 ReturnT = TypeVar("ReturnT")
@@ -112,6 +122,10 @@ class Client:
         """The models that the network publishes now, by name, with shape and price."""
         return self._wait(functools.partial(self._client.models, timeout_s=timeout_s))
 
+    def routers(self) -> tuple[RouterReply, ...]:
+        """What the routers serve and see now, by name. Raises NobodyServes if there is none, NoAnswer."""
+        return self._wait(self._client.routers)
+
     def open_account(self, *, timeout_s: float | None = None) -> EntryRef:
         """See AsyncClient.open_account."""
         return self._wait(functools.partial(self._client.open_account, timeout_s=timeout_s))
@@ -129,6 +143,11 @@ class Client:
         """The whole answer. Options and errors are those of AsyncClient.stream and AsyncClient.generate."""
         with self.stream(*prompt, **options) as stream:
             return stream.result()
+
+    def chat(self, messages: str | Conversation, *, model: str, **options: Any) -> Generation:
+        """The whole answer to a conversation; a text alone is its one user turn. Options are those of
+        AsyncClient.stream, errors those of AsyncClient.chat."""
+        return self.generate(messages_of(messages), model=model, **options)
 
     @_with_options_of(AsyncClient.stream)
     def stream(self, *prompt: Any, **options: Any) -> BlockingTextStream:

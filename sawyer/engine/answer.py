@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sawyer.schemas.messages import GenerateParams, Logprob
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import Logprob
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

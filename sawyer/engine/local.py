@@ -16,7 +16,8 @@ from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import Trunk, prefill_chunks
 from sawyer.errors import PromptEmpty, UsageError
-from sawyer.schemas.messages import GenerateParams, Logprob
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import Logprob
 
 GREEDY: Final = GenerateParams(prompt="", max_tokens=1)
 

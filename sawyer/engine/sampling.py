@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sawyer.errors import VerificationError
 from sawyer.schemas.base import MAX_SAFE_INTEGER
-from sawyer.schemas.messages import GenerateParams, Logprob
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import Logprob
 
 _DRAW_BITS: Final = 53
 """A draw is the upper 53 of 64 random bits: NumPy promises the raw stream of PCG64 for all versions, and no other."""

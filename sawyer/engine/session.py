@@ -6,10 +6,13 @@ with pools of their own would spin against each other (p95 of 74 ms instead of 0
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -36,6 +39,12 @@ Device = Literal["cpu", "cuda", "auto"]
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 ERRORS_ONLY: Final = 3
+FATAL_ONLY: Final = 4
+CUDA_HINT: Final = (
+    "Choose --device cpu or auto (SAWYER_DEVICE), or mend it: nvidia-smi tells whether the driver is well; then pip "
+    "uninstall onnxruntime onnxruntime-gpu, and pip install 'sawyer[gpu]'."
+)
+"""The two packages are one module, so one of them alone may be installed."""
 
 _pool_lock: Final = Lock()
 _pool_threads: list[int] = []
@@ -59,7 +68,7 @@ def default_threads() -> int:
 
 
 class Session:
-    """One loaded graph. Holds the weights' memory, because ONNX Runtime does not."""
+    """One loaded graph."""
 
     def __init__(
         self,
@@ -69,22 +78,21 @@ class Session:
         shared: Mapping[str, Array] = MappingProxyType({}),
         device: Device = "cpu",
     ) -> None:
-        """`weights` fill the graph's external initializers by name; ONNX Runtime makes a copy of them. `shared` are
+        """`weights` fill the graph's external initializers by name; ONNX Runtime makes a copy of them, and nobody holds
+        theirs (AddExternalInitializers in onnxruntime_c_api.h: "buffers can then be deallocated"). `shared` are
         inputs that are the same in every run, which many sessions can have without one. Raises MissingExtra if `device`
         is "cuda" and sessions cannot run there."""
         configure(default_threads())
         options = onnxruntime.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = ERRORS_ONLY
-        self._weights = dict(weights)
         self.shared = dict(shared)
         options.add_external_initializers(list(weights), [shared_value(one) for one in weights.values()])
         self.raw = onnxruntime.InferenceSession(graph, options, providers=_providers(device))
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.raw.get_outputs())
         if device == "cuda" and running_provider(self) != CUDA:
             raise MissingExtra(
-                f"asked for CUDA, but sessions run on {running_provider(self)}",
-                hint="pip uninstall onnxruntime; pip install 'sawyer[gpu]', and check the driver with nvidia-smi.",
+                f"asked for CUDA, but sessions run on {running_provider(self)}{why_not_cuda()}", hint=CUDA_HINT
             )
 
     def run(self, inputs: Mapping[str, Array]) -> list[NDArray[Any]]:
@@ -110,18 +118,49 @@ def device_name(provider: str) -> str:
     return "".join(each if " " <= each <= "~" else "?" for each in name)[:128]
 
 
-def _providers(device: Device) -> list[str]:
-    if device == "cpu" or CUDA not in onnxruntime.get_available_providers():
+def may_run_cuda() -> bool:
+    """Whether the ONNX Runtime that is installed is the one for GPUs. Whether sessions run there, only a session
+    tells."""
+    return CUDA in onnxruntime.get_available_providers()
+
+
+def why_not_cuda() -> str:
+    """Behind "sessions run on the CPU": why that is, as far as it can be told."""
+    if not may_run_cuda():
+        return ": this onnxruntime is the one for CPUs"
+    lacking = _preload_libraries()
+    if lacking:
+        return f": {lacking} cannot be loaded"
+    return "" if _nvidia_smi("name") else ": no NVIDIA driver answers"
+
+
+def device_memory_bytes() -> tuple[int, int] | None:
+    """(total, free) of the GPU on which CUDA sessions run, as its driver tells; None where there is none to ask."""
+    told = re.fullmatch(r"(\d+), (\d+)", _nvidia_smi("memory.total,memory.free", "nounits"))
+    return None if told is None else (int(told[1]) << 20, int(told[2]) << 20)
+
+
+def _providers(device: Device) -> list[Any]:
+    """On CUDA float32 is multiplied as float32, never as TF32, whose mantissa has 10 bits: `use_tf32` is on by default
+    (onnxruntime pull request 19357)."""
+    if device == "cpu" or not may_run_cuda():
         return [CPU]
     _preload_libraries()
-    return [CUDA, CPU]
+    return [(CUDA, {"use_tf32": "0"}), CPU]
 
 
 @cache
-def _preload_libraries() -> None:
-    """CUDA and cuDNN from the pip packages, which are on no search path."""
-    if hasattr(onnxruntime, "preload_dlls"):
+def _preload_libraries() -> str:
+    """CUDA and cuDNN from the pip packages, which are on no search path. Returns the first that cannot be loaded, or
+    nothing: ONNX Runtime prints it on stdout, where data goes, and once more when sessions cannot be made."""
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return ""
+    told = io.StringIO()
+    with redirect_stdout(told):
         onnxruntime.preload_dlls()
+    lacking = re.search(r"Failed to load ([^\s:]+)", told.getvalue())
+    return lacking[1] if lacking else ""
 
 
 @cache
@@ -136,9 +175,14 @@ def _cpu_name() -> str:
 
 @cache
 def _gpu_name() -> str:
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+    return _nvidia_smi("name") or "unknown CUDA device"
+
+
+def _nvidia_smi(asked: str, *formats: str) -> str:
+    """What the driver's own tool says of the first GPU; nothing where it is not there."""
+    query = ["nvidia-smi", f"--query-gpu={asked}", f"--format={','.join(('csv', 'noheader', *formats))}", "--id=0"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "unknown CUDA device"
-    return done.stdout.strip() or "unknown CUDA device"
+        return ""
+    return done.stdout.strip()

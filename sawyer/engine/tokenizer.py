@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
@@ -45,12 +46,40 @@ class Tokenizer:
         self.raw.no_truncation()
         self.raw.no_padding()
         self.is_byte_level = decoder.get("type") == "ByteLevel"
+        unknown = getattr(self.raw.model, "unk_token", None)
+        self._unknown = None if unknown is None else self.raw.token_to_id(unknown)
+        self._plain: Any = None
+        self._lock = threading.Lock()
         self.special = frozenset(i for i, token in self.raw.get_added_tokens_decoder().items() if token.special)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, with the special tokens that the model expects around it."""
         ids: list[int] = self.raw.encode(text).ids
         return ids
+
+    def encode_as_written(self, text: str) -> list[int]:
+        """The ids of a text that writes its special tokens itself: none is added."""
+        ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_as_characters(self, text: str) -> list[int]:
+        """The ids of a text in which nothing is a special token, whatever it spells."""
+        with self._lock:
+            if self._plain is None:  # seldom: nobody else needs a second one
+                self._plain = tokenizers.Tokenizer.from_str(self.raw.to_str())
+                self._plain.encode_special_tokens = True
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def special_in(self, text: str) -> list[tuple[int, int]]:
+        """Where this text spells special tokens: (begin, end). A character that has no token spells none."""
+        found = self.raw.encode(text, add_special_tokens=False)
+        spans = zip(found.ids, found.offsets, strict=True)
+        return [
+            (begin, end)
+            for token, (begin, end) in spans
+            if token in self.special and (token != self._unknown or self.raw.id_to_token(token) in text[begin:end])
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens, and ids that are no tokens, stand for nothing."""

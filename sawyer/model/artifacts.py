@@ -7,7 +7,9 @@ Paths come from the layout, never from a message or from a file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ from sawyer.model.layout import (
     Array,
     FileShape,
     check_bounds,
+    check_codings,
     embed_file,
     expert_file,
     file_shapes,
@@ -112,7 +115,7 @@ class Artifacts:
     def verify(self) -> None:
         """Reads every file of the manifest. Raises ArtifactCorrupt for the first that is missing or different."""
         for file in self.manifest.files:
-            read_verified(self.folder, file)
+            check_file(self.folder, file)
 
     def _read(self, path: str) -> dict[str, Array]:
         return self._shapes[path].view(read_verified(self.folder, self._files[path]))
@@ -122,6 +125,7 @@ def expected_files(layout: ModelLayout, format: Format, trunk: Format, *, tied: 
     """The weights files of a model by path, its experts in `format` and its trunk in `trunk`. Raises UnsupportedModel
     if no family here computes this layout, or a format does not fit it."""
     check_bounds(layout)
+    check_codings(layout, format, trunk)
     family = family_named(layout.family)
     family.check(layout)
     kinds = {layer in layout.moe_layers: layer for layer in (*layout.dense_layers[:1], layout.moe_layers[0])}
@@ -139,6 +143,23 @@ def expected_files(layout: ModelLayout, format: Format, trunk: Format, *, tied: 
 
 def read_verified(folder: Path, file: FileDigest) -> bytes:
     """The bytes of a file, if they are the ones the manifest names. Raises ArtifactCorrupt, which names the file."""
+    with _opened(folder, file) as stream:
+        raw = stream.read(file.size_bytes)
+    _compare(folder, file, hashlib.sha256(raw).hexdigest())
+    return raw
+
+
+def check_file(folder: Path, file: FileDigest) -> None:
+    """Raises ArtifactCorrupt unless the bytes of the file are the ones the manifest names. Reads it piece by piece, so
+    that memory stays small however big it is."""
+    with _opened(folder, file) as stream:
+        got = hashlib.file_digest(stream, "sha256").hexdigest()
+    _compare(folder, file, got)
+
+
+@contextmanager
+def _opened(folder: Path, file: FileDigest) -> Iterator[BufferedReader]:
+    """The file, which has its size. Raises ArtifactCorrupt, also for what goes wrong with it in here."""
     path = folder / file.path
     try:
         with path.open("rb") as stream:
@@ -146,13 +167,14 @@ def read_verified(folder: Path, file: FileDigest) -> bytes:
             if size != file.size_bytes:
                 raise ArtifactCorrupt(f"{path}: expected {file.size_bytes} bytes, got {size}")
             stream.seek(0)
-            raw = stream.read(size)
+            yield stream
     except OSError as error:
         raise ArtifactCorrupt(f"{path}: cannot be read: {error.strerror}") from error
-    got = hashlib.sha256(raw).hexdigest()
+
+
+def _compare(folder: Path, file: FileDigest, got: str) -> None:
     if got != file.sha256:
-        raise ArtifactCorrupt(f"{path}: expected SHA-256 {file.sha256}, got {got}")
-    return raw
+        raise ArtifactCorrupt(f"{folder / file.path}: expected SHA-256 {file.sha256}, got {got}")
 
 
 def _check_files(manifest: Manifest, named: Mapping[str, FileDigest], shapes: Mapping[str, FileShape]) -> None:

@@ -1,7 +1,8 @@
 """The models that Sawyer knows by name: the demo model inside the package, and the public configs in `catalogue/`.
 
 A file there is `{"hub_id": ..., "config": ...}`: where the model is published, and of its config.json the fields that a
-family reads. Whatever else is told of a model is computed from that.
+family reads, with the tokens that end an answer where its generation_config.json alone names them. Whatever else is
+told of a model is computed from that.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Nothing is rendered here: a template is a stranger's program (sawyer.engine.chat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -18,6 +17,8 @@ DEFAULT_TEMPLATE: Final = "default"
 """Of several named templates, the one for a plain conversation."""
 _TOKENS: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+_MOST: Final = 1_000_000.0
+
 
 def text_of(raw: bytes, name: str) -> str:
     """Raises CheckpointCorrupt for what is no UTF-8."""
@@ -28,19 +29,26 @@ def text_of(raw: bytes, name: str) -> str:
 
 
 def template_in(tokenizer_config: Mapping[str, Any]) -> object:
-    """The template of a tokenizer_config.json: itself, or that for a plain conversation of several."""
+    """The template of a tokenizer_config.json or chat_template.json: itself, or that for a plain conversation of
+    several."""
     found = tokenizer_config.get("chat_template")
     if not isinstance(found, list):
         return found
-    named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-    return named.get(DEFAULT_TEMPLATE)
+    named = (each for each in found if isinstance(each, dict) and each.get("name") == DEFAULT_TEMPLATE)
+    return next((each.get("template") for each in named), None)
 
 
-def tokens_in(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """The special tokens that a template may name, as transformers gives them to it."""
-    texts = {name: tokenizer_config.get(name) for name in _TOKENS}
-    plain = {name: text.get("content") if isinstance(text, dict) else text for name, text in texts.items()}
-    return {name: text for name, text in plain.items() if isinstance(text, str)}
+def tokens_in(tokenizer_config: Mapping[str, Any], older: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The special tokens that a template may name, as transformers gives them to it. `older`: what a
+    special_tokens_map.json says of those that the config does not name."""
+    found = {}
+    for name in _TOKENS:
+        text = tokenizer_config.get(name)
+        text = (older or {}).get(name) if text is None else text
+        text = text.get("content") if isinstance(text, dict) else text
+        if isinstance(text, str):
+            found[name] = text
+    return found
 
 
 def template_of(template: object, tokens: Mapping[str, str]) -> ChatTemplate | None:
@@ -78,6 +86,6 @@ def _add_milli(told: dict[str, int], name: str, found: Mapping[str, Any]) -> Non
     value = found.get(name)
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise CheckpointCorrupt(f"generation defaults: {name} is {value!r}, and no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
+        raise CheckpointCorrupt(f"generation defaults: {name} is {value!r:.40}, and no number that makes sense")
     told[f"{name}_milli"] = round(value * 1000)

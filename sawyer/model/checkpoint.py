@@ -27,6 +27,8 @@ CONFIG_FILE: Final = "config.json"
 GENERATION_FILE: Final = "generation_config.json"
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 TEMPLATE_FILE: Final = "chat_template.jinja"
+OLD_TEMPLATE_FILE: Final = "chat_template.json"
+TOKENS_FILE: Final = "special_tokens_map.json"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -188,10 +190,13 @@ class Checkpoint:
         return _read_small(file)
 
     def chat(self) -> ChatTemplate | None:
-        """Of chat_template.jinja, else of tokenizer_config.json. Raises CheckpointCorrupt."""
+        """Of chat_template.jinja, else of tokenizer_config.json or chat_template.json. Raises CheckpointCorrupt."""
         found, jinja = self._beside(TOKENIZER_CONFIG_FILE), self.folder / TEMPLATE_FILE
-        template = chat.text_of(_read_small(jinja), jinja.name) if jinja.is_file() else chat.template_in(found)
-        return chat.template_of(template, chat.tokens_in(found))
+        if jinja.is_file():
+            template: object = chat.text_of(_read_small(jinja), jinja.name)
+        else:
+            template = chat.template_in(found) or chat.template_in(self._beside(OLD_TEMPLATE_FILE))
+        return chat.template_of(template, chat.tokens_in(found, self._beside(TOKENS_FILE)))
 
     def generation(self) -> GenerationDefaults | None:
         """Of generation_config.json. Raises CheckpointCorrupt."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from sawyer.errors import CheckpointCorrupt, UnsupportedModel, UsageError
 from sawyer.model import chat
 from sawyer.model.checkpoint import SLICE_WEIGHTS, TensorRef
-from sawyer.model.gguf_blocks import READABLE, BlockType, decode
+from sawyer.model.gguf_blocks import QUANTISED, READABLE, BlockType, decode
 from sawyer.model.gguf_config import Metadata, architecture_of, config_of
 from sawyer.model.gguf_header import GgufHeader, GgufTensor, read_header
 from sawyer.model.gguf_names import Part, Rearrange, View, views
 from sawyer.model.gguf_tokenizer import tokenizer_json
 from sawyer.model.layout import TOKENIZER_FILE
-from sawyer.schemas.models import ChatTemplate, GenerationDefaults
+from sawyer.schemas.models import ChatTemplate, Coding, GenerationDefaults
 
 SUFFIX: Final = ".gguf"
 CHAT_TEMPLATE_KEY: Final = "tokenizer.chat_template"
@@ -149,6 +149,16 @@ class Gguf:
             for done in range(0, len(weights), SLICE_WEIGHTS):
                 yield weights[done : done + SLICE_WEIGHTS]
             start = until
+
+    def coding(self, ref: TensorRef) -> Coding:
+        """What `blocks` has of a matrix that stands in rows of whole quantised blocks; f32 for any other."""
+        self.check(ref)
+        view = self.tensors[ref.name]
+        kind = self._stored[view.parts[0].tensor].kind
+        whole = not ref.shape[-1] % kind.weights and not (view.parts[0].start + ref.start) % kind.weights
+        if view.rearrange is not None or ref.transposed or kind.name not in QUANTISED or not whole:
+            return "f32"
+        return cast(Coding, kind.name)
 
     def blocks(self, ref: TensorRef) -> tuple[BlockType, NDArray[np.uint8]]:
         """The stored bytes of a matrix [rows, bytes of a row] and their type, for formats that take quantised weights

@@ -26,8 +26,8 @@ _BITS_CENTRE: Final[Mapping[str, tuple[int, int]]] = {
     "Q4_0": (4, 0), "Q4_1": (4, 8), "Q5_0": (8, 0), "Q5_1": (8, 16), "Q8_0": (8, 0), "Q2_K": (4, 2), "Q3_K": (4, 0),
     "Q4_K": (4, 8), "Q5_K": (8, 16), "Q6_K": (8, 0),
 }  # fmt: skip
-"""Bits that a weight takes, and which level becomes the middle: one in the centre, so that scales and offsets hardly
-work against each other."""
+"""Bits that a weight takes (as in layout.BLOCKS), and which level becomes the middle: one in the centre, so that scales
+and offsets hardly work against each other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ logits [T, V]. Trunk layers are in sawyer.model.trunk_graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sawyer.model.layout import BITS, BLOCK, FileShape, Section, expert_shape, head_shape, shared_shape, stored_sections
+from sawyer.model.layout import FileShape, Section, expert_shape, head_shape, packing, shared_shape, stored_sections
 from sawyer.schemas.models import Format, ModelLayout
 
 OPSET: Final = 21
@@ -35,31 +35,32 @@ Norm = Literal["rms", "layer"]
 Value = tuple[str, int, list[int | str]]
 
 
-def expert_graph(layout: ModelLayout, format: Format, *, accuracy_level: int) -> bytes:
-    """One SwiGLU expert: down(silu(gate x) * up x). `accuracy_level` as in `stored_graph`."""
-    file = expert_shape(layout, format)
+def expert_graph(layout: ModelLayout, format: Format, *, accuracy_level: int, layer: int | None = None) -> bytes:
+    """One SwiGLU expert: down(silu(gate x) * up x). `accuracy_level` as in `stored_graph`, `layer` as in
+    `layout.expert_shape`."""
+    file = expert_shape(layout, format, layer)
     graph = Graph(file.plain)
-    graph.mlp("x", layout.ffn, out="y")
+    if len(file.plain) == 2:
+        graph.mlp("x", layout.ffn, out="y")
+    else:
+        product = graph.op("Mul", graph.swish(graph.linear("x", "gate")), graph.linear("x", "up"))
+        graph.linear(product, "down", out="y")
     plain = graph.serialize([("x", REAL, ["T", layout.hidden])], [("y", REAL, ["T", layout.hidden])])
     return stored_graph(plain, file, accuracy_level=accuracy_level)
 
 
 def stored_graph(plain: bytes, file: FileShape, *, accuracy_level: int) -> bytes:
     """A graph over the float32 sections of `file`, as one over its stored sections: of the same rows, with the weights
-    that are stored. `accuracy_level` (q4 and q8): 4 rounds rows to int8, 0 multiplies in float32. In f16 rows are
+    that are stored. `accuracy_level` (q4, q8 and gguf): 4 rounds rows to int8, 0 multiplies in float32. In f16 rows are
     rounded to float16 for a product, and for nothing else."""
-    changed = {
-        section.name: stored
-        for section in file.plain
-        if (stored := stored_sections(section, file.format)) != (section,)
-    }
+    changed = {section.name: section for section in file.plain if stored_sections(section, file.format) != (section,)}
     if not changed:
         return plain
     model = onnx.load_model_from_string(plain)
     graph = model.graph
     nodes = [each for node in graph.node for each in _stored_product(node, changed, file.format, accuracy_level)]
     kept = [each for each in graph.initializer if each.name not in changed]
-    added = [_external(section) for stored in changed.values() for section in stored]
+    added = [_external(stored) for section in changed.values() for stored in stored_sections(section, file.format)]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend([*kept, *added])
@@ -68,21 +69,22 @@ def stored_graph(plain: bytes, file: FileShape, *, accuracy_level: int) -> bytes
 
 
 def _stored_product(
-    node: onnx.NodeProto, changed: Mapping[str, tuple[Section, ...]], format: Format, accuracy_level: int
+    node: onnx.NodeProto, changed: Mapping[str, Section], format: Format, accuracy_level: int
 ) -> list[onnx.NodeProto]:
     """The node, or what takes its place if it multiplies with stored weights."""
     if not changed.keys() & set(node.input):
         return [node]
     assert node.op_type == "Gemm", "a matrix of a file is used by Graph.linear alone"
     x, name, *bias = node.input
-    (out,), stored = node.output, changed[name]
-    if format in BITS:
-        rows, blocks, _ = stored[0].shape
-        weights = [each.name for each in stored]
+    (out,), packed = node.output, packing(changed[name], format)
+    if packed is not None:
+        (rows, columns), (levels, scales, *offsets) = changed[name].shape, stored_sections(changed[name], format)
+        product = f"{out}.product" if offsets else out
         return [helper.make_node(
-            "MatMulNBits", [x, *weights, *(["", "", *bias] if bias else [])], [out], domain=MICROSOFT,
-            bits=BITS[format], K=blocks * BLOCK, N=rows, block_size=BLOCK, accuracy_level=accuracy_level,
-        )]  # fmt: skip
+            "MatMulNBits", [x, levels.name, scales.name, *(["", "", *bias] if bias else [])], [product],
+            domain=MICROSOFT, bits=packed.bits, K=columns, N=rows, block_size=packed.block,
+            accuracy_level=accuracy_level,
+        ), *_with_offsets(x, product, out, offsets, packed.block)]  # fmt: skip
     product = f"{out}.sum" if bias else out
     nodes = [
         helper.make_node("Cast", [x], [f"{out}.x"], to=TensorProto.FLOAT16),
@@ -90,6 +92,19 @@ def _stored_product(
         helper.make_node("Cast", [f"{out}.y"], [product], to=REAL),
     ]
     return [*nodes, helper.make_node("Add", [product, *bias], [out])] if bias else nodes
+
+
+def _with_offsets(x: str, product: str, out: str, offsets: Sequence[Section], block: int) -> list[onnx.NodeProto]:
+    """`out` is `product`, plus the sum of x over each block times its offset."""
+    if not offsets:
+        return []
+    return [
+        helper.make_node("Constant", [], [f"{out}.shape"], value_ints=[0, -1, block]),
+        helper.make_node("Constant", [], [f"{out}.last"], value_ints=[2]),
+        helper.make_node("Reshape", [x, f"{out}.shape"], [f"{out}.blocks"]),
+        helper.make_node("ReduceSum", [f"{out}.blocks", f"{out}.last"], [f"{out}.sums"], keepdims=0),
+        helper.make_node("Gemm", [f"{out}.sums", offsets[0].name, product], [out], transB=1),
+    ]
 
 
 def shared_graph(layout: ModelLayout, *, gated: bool) -> bytes:
@@ -156,7 +171,11 @@ class Graph:
     def swish_product(self, gate_up: str, width: int) -> str:
         """silu(gate) * up, of [T, 2 width]."""
         gate, up = self.split(gate_up, (width, width))
-        return self.op("Mul", self.op("Mul", gate, self.op("Sigmoid", gate)), up)
+        return self.op("Mul", self.swish(gate), up)
+
+    def swish(self, gate: str) -> str:
+        """silu(gate)."""
+        return self.op("Mul", gate, self.op("Sigmoid", gate))
 
     def mlp(self, x: str, width: int, *, out: str = "") -> str:
         """A SwiGLU MLP in float32. Initializers: gate_up [2 width, H], down [H, width]."""

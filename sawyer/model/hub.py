@@ -6,6 +6,7 @@ answers; its own downloads do not continue a file after a kill, so the bytes tak
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,6 +24,10 @@ from sawyer.errors import (
     UnreachableError,
 )
 from sawyer.model.downloads import HubId, Listing
+from sawyer.model.endpoint import shown_endpoint, without_secrets
+
+if os.environ.get("HF_ENDPOINT"):
+    shown_endpoint(os.environ["HF_ENDPOINT"])  # the library would fail on some while it is imported
 
 try:
     from huggingface_hub import HfApi, constants, errors, get_session, hf_hub_url
@@ -51,15 +56,18 @@ class Hub:
     """One repository on the hub."""
 
     def __init__(self, source: HubId, endpoint: str = "") -> None:
+        """Raises UsageError for an endpoint that is no address."""
         self.source = source
-        self.endpoint: str = endpoint or constants.ENDPOINT
-        """Where it is asked for; by default as the library finds it."""
+        self._address: str = endpoint or constants.ENDPOINT
+        """Where it is asked for; by default as the library finds it. It may hold a password."""
+        self.endpoint = shown_endpoint(self._address)
+        """The same, as it may be printed."""
 
     def listing(self) -> Listing:
         """The files in its top folder. Raises UnknownModel, NotAuthorised, RefusedError, UnreachableError."""
         with _told(self):
             try:
-                info = HfApi(endpoint=self.endpoint, headers=_HEADERS).model_info(
+                info = HfApi(endpoint=self._address, headers=_HEADERS).model_info(
                     self.source.repo, revision=self.source.revision, files_metadata=True, timeout=_TIMEOUT_S
                 )
                 files = [
@@ -76,15 +84,16 @@ class Hub:
             except errors.HfHubHTTPError:
                 raise
             except (ValueError, TypeError, KeyError, AttributeError) as error:  # whatever a stranger's JSON lacks
+                said = f"{type(error).__name__}: {without_secrets(str(error))}"
                 raise UnreachableError(
-                    f"{self.endpoint} does not answer as a hub does ({type(error).__name__}: {error})",
+                    f"{self.endpoint} does not answer as a hub does ({said})",
                     hint="Check HF_ENDPOINT, and that no proxy or login page answers in its place.",
                 ) from error
 
     def stream(self, commit: str, name: str, start: int, end: int) -> Generator[bytes, None, None]:
         """The bytes of a file from `start` to `end`. A redirect is followed, without the token if it leads elsewhere.
         Raises UnreachableError (trying again may help), NotAuthorised, CheckpointCorrupt, RefusedError."""
-        url = hf_hub_url(self.source.repo, name, revision=commit, endpoint=self.endpoint)
+        url = hf_hub_url(self.source.repo, name, revision=commit, endpoint=self._address)
         wanted = {"accept-encoding": "identity", "range": f"bytes={start}-{end - 1}"}
         headers = build_hf_headers(headers=_HEADERS | wanted)
         with (
@@ -110,7 +119,7 @@ def _told(hub: Hub, name: str = "") -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise _answered(hub, name, error) from error
     except _HTTP_ERROR as error:
-        reason = "" if "Bearer" in str(error) else f": {error}"  # never the token
+        reason = "" if "Bearer" in str(error) else f": {without_secrets(str(error))}"  # never the token
         raise UnreachableError(
             f"cannot reach {hub.endpoint} ({type(error).__name__}{reason})",
             hint="Check the connection, and HF_ENDPOINT. The same command goes on where it stopped.",

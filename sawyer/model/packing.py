@@ -19,8 +19,10 @@ from typing import Final, Self
 
 import numpy as np
 
-from sawyer.errors import UnsupportedModel
+from sawyer.errors import CheckpointCorrupt, UnsupportedModel
 from sawyer.model.checkpoint import Source, TensorRef
+from sawyer.model.gguf import Gguf
+from sawyer.model.gguf_repack import repack
 from sawyer.model.layout import BLOCK, Array, FileShape, Section, stored_sections
 from sawyer.model.quantize import packed
 from sawyer.schemas.models import Format
@@ -98,14 +100,19 @@ class Packer:
         for number, (section, parts) in enumerate(zip(file.plain, refs, strict=True)):
             kept = stored_sections(section, file.format) == (section,)
             for ref in parts:
-                makes = (self._columns if ref.transposed else self._rows)(ref, "f32" if kept else file.format)
+                if file.format == "gguf" and not kept:
+                    makes = self._as_stored(ref)
+                else:
+                    makes = (self._columns if ref.transposed else self._rows)(ref, "f32" if kept else file.format)
                 yield from (_Slice(number, make) for make in makes)
 
     def _rows(self, ref: TensorRef, format: Format) -> Iterator[_Make]:
-        columns = ref.shape[-1]
-        for first, rows in _spans(prod(ref.shape) // columns, max(1, SLICE_WEIGHTS // columns)):
-            part = TensorRef(ref.name, ref.whole, (rows, columns), ref.start + first * columns)
-            yield partial(self._packed, part, format)
+        return (partial(self._packed, part, format) for part in _row_slices(ref))
+
+    def _as_stored(self, ref: TensorRef) -> Iterator[_Make]:
+        """Quantised blocks, without quantising again."""
+        assert isinstance(self._checkpoint, Gguf), "only a GGUF file has codings"
+        return (partial(_repacked, self._checkpoint, part) for part in _row_slices(ref))
 
     def _columns(self, ref: TensorRef, format: Format) -> Iterator[_Make]:
         """The tensor's rows are columns of what is stored: the slices fill whole arrays, which the last one gives."""
@@ -131,9 +138,24 @@ class Packer:
         arrays = packed(self._checkpoint.read(part), format)
         if format == "f16" and not np.isfinite(arrays[0]).all():
             raise UnsupportedModel(
-                f"tensor {part.name} holds weights that are too large for format f16", hint="Split it as q8 or f32."
+                f"tensor {part.name} holds weights that are too large for format f16",
+                hint="q8 and f32 hold them; an embedding is float16 in every trunk format but f32.",
             )
         return arrays
+
+
+def _row_slices(ref: TensorRef) -> Iterator[TensorRef]:
+    columns = ref.shape[-1]
+    for first, rows in _spans(prod(ref.shape) // columns, max(1, SLICE_WEIGHTS // columns)):
+        yield TensorRef(ref.name, ref.whole, (rows, columns), ref.start + first * columns)
+
+
+def _repacked(file: Gguf, part: TensorRef) -> tuple[Array, ...]:
+    matrix = repack(*file.blocks(part))
+    arrays = (matrix.scales,) if matrix.offsets is None else (matrix.scales, matrix.offsets)
+    if not all(np.isfinite(each).all() for each in arrays):
+        raise CheckpointCorrupt(f"tensor {part.name} holds weights that are not finite numbers")
+    return matrix.packed, *arrays
 
 
 def _spans(count: int, step: int) -> Iterator[tuple[int, int]]:

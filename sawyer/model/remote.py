@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
@@ -44,16 +45,19 @@ from sawyer.model.downloads import (
 )
 from sawyer.model.families import family_of
 from sawyer.model.layout import TOKENIZER_FILE
-from sawyer.model.supply import Step, in_order_of_shards, last_uses, missing_shards, most_held
+from sawyer.model.supply import Step, in_order_of_shards, last_uses, missing_shards, most_added
 from sawyer.model.writing import only_writer
 
 LISTING_FILE: Final = ".hub.json"
 """What the repository listed when the download began: it goes on with that, not with what came later."""
 BESIDE: Final = (
     TOKENIZER_FILE, GENERATION_FILE, "tokenizer_config.json", "chat_template.jinja", "chat_template.json",
+    "special_tokens_map.json",
 )  # fmt: skip
 """What comes along where it is there."""
 _ANOTHER_FOLDER: Final = "Name another folder with --download-to: files in it are replaced and deleted as needed."
+_NEW: Final = ".hub.new."
+"""A folder for the config of a repository that has changed, until it is accepted."""
 _FIRST_BYTES: Final = 1 << 16
 """What is asked of a shard to see its header: most are shorter."""
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -86,7 +90,9 @@ def opened(
     with only_writer(folder):
         for draft in (*folder.glob(f".{LISTING_FILE}.*"), *folder.glob("..*.safetensors.header.*")):
             draft.unlink()  # a kill left it
-        listing = _agreed_listing(repository, source, folder)
+        for beside in folder.glob(f"{_NEW}*"):
+            shutil.rmtree(beside)
+        listing = _agreed_listing(repository, source, folder, pauses_s)
         yield RemoteCheckpoint(repository, listing, folder, delete_shards, progress or _silent, pauses_s)
 
 
@@ -153,19 +159,11 @@ class RemoteCheckpoint:
 
     def _prepare(self) -> dict[str, list[str]]:
         """Brings everything but the shards, and returns what the index says: no entry where there is no index."""
-        config, single, index = map(self.listing.file, (CONFIG_FILE, SINGLE_FILE, INDEX_FILE))
-        if config is None:
-            raise UsageError(
-                f"{self.listing.source} has no {CONFIG_FILE}", hint="Name a repository in the layout of transformers."
-            )
-        if single is None and index is None:
-            raise _no_weights(self.listing)
-        self._fetch_small(config)
-        plain = Checkpoint(self._folder, (self._folder / CONFIG_FILE).read_bytes(), {}, "").config
-        family_of(plain).layout(plain)  # what cannot be split is refused before anything large comes
+        _bring_config(self._repository, self.listing, self._folder, self._pauses_s)
         for file in filter(None, map(self.listing.file, BESIDE)):
             self._fetch_small(file)
-        if single is not None or index is None:
+        index = self.listing.file(INDEX_FILE)
+        if self.listing.file(SINGLE_FILE) is not None or index is None:
             return {}
         self._fetch_small(index)
         return read_index(self._folder / INDEX_FILE)
@@ -215,9 +213,7 @@ class RemoteCheckpoint:
             raise CheckpointCorrupt(f"{shard.name}: its header came in two versions", hint="Start it again.")
 
     def _fetch_small(self, file: RemoteFile) -> None:
-        if file.size_bytes > MAX_JSON_BYTES:
-            raise CheckpointCorrupt(f"{self.listing.source}: {file.name} is larger than {MAX_JSON_BYTES} bytes")
-        self._fetch(file)
+        _fetch_small(self._repository, self.listing, file, self._folder, self._pauses_s)
 
     def _fetch(self, file: RemoteFile, heard: Callable[[int], None] | None = None) -> None:
         fetch(self._repository, self.listing.commit, file, self._folder, heard, self._pauses_s)
@@ -228,7 +224,7 @@ class RemoteCheckpoint:
         sizes = [shard.size_bytes for shard in self._shards]
         here = [bytes_here(self._folder, shard) for shard in self._shards]
         missing = sum(sizes[n] - here[n] for n in missing_shards(steps))
-        at_a_time = max(0, most_held(steps, sizes) - sum(here))
+        at_a_time = most_added(steps, sizes, here)
         writes = sum(step.size_bytes for step in steps if not step.written)
         hint = "Free some, or choose folders on other disks with --out and --download-to."
         if not self._delete and at_a_time < missing:
@@ -258,9 +254,31 @@ def header_file(folder: Path, shard: RemoteFile) -> Path:
     return folder / f".{shard.name}.header"
 
 
-def _agreed_listing(repository: Repository, source: HubId, folder: Path) -> Listing:
-    """What the repository lists now; what is here of files that it has changed since is removed. Where nobody answers,
-    what it listed before: what is here already can be split."""
+def _bring_config(repository: Repository, listing: Listing, folder: Path, pauses_s: Sequence[float]) -> None:
+    """Brings the config, and refuses what cannot be split before anything large comes."""
+    config = listing.file(CONFIG_FILE)
+    if config is None:
+        raise UsageError(
+            f"{listing.source} has no {CONFIG_FILE}", hint="Name a repository in the layout of transformers."
+        )
+    if listing.file(SINGLE_FILE) is None and listing.file(INDEX_FILE) is None:
+        raise _no_weights(listing)
+    _fetch_small(repository, listing, config, folder, pauses_s)
+    plain = Checkpoint(folder, (folder / CONFIG_FILE).read_bytes(), {}, "").config
+    family_of(plain).layout(plain)
+
+
+def _fetch_small(
+    repository: Repository, listing: Listing, file: RemoteFile, folder: Path, pauses_s: Sequence[float]
+) -> None:
+    if file.size_bytes > MAX_JSON_BYTES:
+        raise CheckpointCorrupt(f"{listing.source}: {file.name} is larger than {MAX_JSON_BYTES} bytes")
+    fetch(repository, listing.commit, file, folder, pauses_s=pauses_s)
+
+
+def _agreed_listing(repository: Repository, source: HubId, folder: Path, pauses_s: Sequence[float]) -> Listing:
+    """What the repository lists now; what is here of files that it has changed since is removed, once its new config is
+    one that can be split. Where nobody answers, what it listed before: what is here already can be split."""
     before = _saved_listing(folder)
     if before is not None and before.source != source:
         raise UsageError(f"{folder} holds what came of {before.source}, not of {source}", hint=_ANOTHER_FOLDER)
@@ -273,6 +291,8 @@ def _agreed_listing(repository: Repository, source: HubId, folder: Path) -> List
     if before is None:
         _refuse_foreign(folder, listing)
     if before is not None and before != listing:
+        with TemporaryDirectory(dir=folder, prefix=_NEW) as beside:
+            _bring_config(repository, listing, Path(beside), pauses_s)
         for file in before.files:
             if file not in listing.files:
                 remove(folder, file)

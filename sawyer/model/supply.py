@@ -81,15 +81,18 @@ def missing_shards(steps: Iterable[Step]) -> frozenset[int]:
     return frozenset(chain.from_iterable(step.shards for step in steps if not step.written))
 
 
-def most_held(steps: Sequence[Step], sizes: Sequence[int]) -> int:
-    """The bytes of shards on disk at the worst moment, if each comes when it is first needed and goes after its last
-    use. `sizes` by shard."""
+def most_added(steps: Sequence[Step], sizes: Sequence[int], here: Sequence[int]) -> int:
+    """By how many bytes shards take more of the disk than now, at the worst moment, if each comes when it is first
+    needed and goes after its last use. `sizes` by shard, and what is `here` of each: that stays until its turn."""
     last = last_uses(steps)
-    held: set[int] = set()
-    most = 0
+    held = list(here)
+    most = added = 0
     for step in steps:
-        if not step.written:
-            held |= step.shards
-        most = max(most, sum(sizes[shard] for shard in held))
-        held -= last.get(step.path, frozenset())
+        for shard in () if step.written else step.shards:
+            added += sizes[shard] - held[shard]
+            held[shard] = sizes[shard]
+        most = max(most, added)
+        for shard in last.get(step.path, ()):
+            added -= held[shard]
+            held[shard] = 0
     return most

@@ -17,9 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sawyer import durable
 from sawyer.durable import naming, sync_folder
 from sawyer.errors import ArtifactCorrupt, Busy, NotCanonical
-from sawyer.model.artifacts import read_verified
+from sawyer.model.artifacts import check_file
 from sawyer.schemas.models import FileDigest
 
 JOURNAL_FILE: Final = ".split-journal"
@@ -31,33 +32,61 @@ Sections = Iterable[tuple[int, Iterable[Chunk]]]
 
 
 class Journal:
-    """The files that earlier runs of the same job finished. `job` names everything that decides their bytes: a journal
-    of another job is dropped."""
+    """The files that earlier runs of the same job finished. `job` names everything that decides their bytes: what a
+    journal of another job says counts for nothing.
 
-    def __init__(self, folder: Path, job: str) -> None:
+    A run that splits some layers keeps a journal of its own, named after them: so the folders of several machines can
+    be copied into one, and each brings the digests of its files."""
+
+    def __init__(self, folder: Path, job: str, part: str = "") -> None:
         self._folder = folder
-        self._path = folder / JOURNAL_FILE
-        self._path.touch()
-        first, *lines = self._path.read_bytes().split(b"\n")
-        self._finished = dict(_digests(lines)) if first == job.encode() else {}
-        self._path.write_bytes(b"\n".join([job.encode(), *(one.canonical() for one in self._finished.values()), b""]))
+        self._path = folder / (f"{JOURNAL_FILE}.{part}" if part else JOURNAL_FILE)
+        others = [path for path in sorted(folder.glob(f"{JOURNAL_FILE}*")) if path != self._path]
+        read = {path: _finished(path, job) for path in (*others, self._path)}
+        self.strange = tuple(path.name for path in others if read[path] is None)
+        """The journals here that are of another job."""
+        own = read[self._path] or {}
+        self._finished = {name: digest for each in read.values() for name, digest in (each or {}).items()}
+        durable.replace(self._path, b"\n".join([job.encode(), *(one.canonical() for one in own.values()), b""]))
+
+    def digest(self, path: str) -> FileDigest | None:
+        """The digest of a file that is finished, if there is still one of that size."""
+        digest = self._finished.get(path)
+        try:
+            return digest if digest and (self._folder / path).stat().st_size == digest.size_bytes else None
+        except OSError:
+            return None
 
     def kept(self, path: str) -> FileDigest | None:
         """The digest of a file that is finished, and whose bytes on disk still have that digest."""
-        digest = self._finished.get(path)
+        digest = self.digest(path)
         if digest is not None:
             try:
-                read_verified(self._folder, digest)
+                check_file(self._folder, digest)
             except ArtifactCorrupt:
                 return None
         return digest
 
     def append(self, digest: FileDigest) -> None:
-        with self._path.open("ab") as stream:
+        """The line is on disk when this returns: what the file was made of may go then."""
+        with naming(self._path), self._path.open("ab") as stream:
             stream.write(digest.canonical() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._finished[digest.path] = digest
 
     def remove(self) -> None:
-        self._path.unlink()
+        """All of them, and drafts that a kill left: the work is done."""
+        for path in (*self._folder.glob(f"{JOURNAL_FILE}*"), *self._folder.glob(f".{JOURNAL_FILE}*")):
+            path.unlink()
+
+
+def _finished(journal: Path, job: str) -> dict[str, FileDigest] | None:
+    """What a journal says; nothing if there is none, None if it is of another job."""
+    if not journal.is_file():
+        return {}
+    first, *lines = journal.read_bytes().split(b"\n")
+    return dict(_digests(lines)) if first == job.encode() else None
 
 
 def _digests(lines: Iterable[bytes]) -> Iterator[tuple[str, FileDigest]]:
@@ -91,7 +120,7 @@ def write_file(folder: Path, path: str, sections: Sections, wrote: Callable[[int
     """Writes folder/path and returns its digest. `wrote` hears the bytes written so far, after each chunk."""
     final = folder / path
     part = final.with_name(f".{final.name}{PART_SUFFIX}")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(final.parent)
     digest, size = hashlib.sha256(), 0
     try:
         with naming(final), part.open("wb") as stream:
@@ -108,6 +137,14 @@ def write_file(folder: Path, path: str, sections: Sections, wrote: Callable[[int
         raise
     sync_folder(final.parent)
     return FileDigest(path=path, size_bytes=size, sha256=digest.hexdigest())
+
+
+def _make_folder(folder: Path) -> None:
+    """With those above it; their names survive a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def _with_gaps(sections: Sections) -> Iterator[memoryview]:

@@ -1,4 +1,4 @@
-"""The life of a node: check the model, register, load experts, serve, beat, drain."""
+"""The life of a node: check the model, bring and load experts, register, serve, beat, drain."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from sawyer.ids import HostId, ModelId, NetworkId
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.files import ModelFiles
 from sawyer.node.capability import Speed, WayKeeper, measure_speed, measure_way
-from sawyer.node.health import Health, memory_mb
-from sawyer.node.hosting import pairs
+from sawyer.node.health import Health
+from sawyer.node.hosting import in_preference, pairs, without
+from sawyer.node.memory import Memory, MiB, read_memory
 from sawyer.node.namesake import Instance, Namesakes
 from sawyer.node.network_time import NetworkTime
+from sawyer.node.pressure import Pressure
+from sawyer.node.reading import SERVING_PATIENCE_S, ExpertReader
 from sawyer.node.receipts import ReceiptLog
 from sawyer.node.registration import NodeIdentity, register
 from sawyer.node.serving import ServedModel, Serving
@@ -60,13 +63,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hosting:
-    """What this node serves: a split model, some of its experts, on a device with so many threads."""
+    """What this node serves: a split model, some of its experts, on a device with so many threads. Loaded experts keep
+    within `memory_limit_bytes` (None: within what the machine has), the others are loaded when they are asked for."""
 
     files: ModelFiles
     layers: tuple[HostedLayer, ...]
     device: Device
     threads: int
     accuracy_level: int
+    memory_limit_bytes: int | None = None
 
     @property
     def artifacts(self) -> Artifacts:
@@ -85,8 +90,11 @@ class NodeAgent:
         clock: Clock,
         version: str,
         witness: CheckpointWitness | None = None,
+        memory: Callable[[], Memory] = read_memory,
     ) -> None:
         self._witness = witness
+        self._memory = memory
+        self._pressure = Pressure(memory)
         self._bus = bus
         self._me = me
         self._hosting = hosting
@@ -106,16 +114,25 @@ class NodeAgent:
         self._way = WayKeeper(lambda: measure_way(bus, self._model, lambda: self._serving.queue > 0))
         self._speed = Speed(0, 0)
         self._serving: Serving
+        self._reader: ExpertReader
+        self._pool: ExpertPool
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime provider on which experts really run; once it serves."""
+        return self._serving.provider
 
     @property
     def summary(self) -> str:
         """What it serves, where, and who is paid; once it serves."""
         manifest, threads = self._hosting.artifacts.manifest, self._hosting.threads
         experts = len(pairs(self._hosting.layers))
-        where = self._serving.provider.removesuffix("ExecutionProvider")
+        where = self.provider.removesuffix("ExecutionProvider")
+        loaded = self._pool.counts.loaded
+        room = f" ({loaded} of them in memory, the others on demand)" if loaded < experts else ""
         return (
-            f"{self._me.node} serves {experts} expert{'s' * (experts != 1)} of {manifest.model} ({manifest.format}) "
-            f"on {where}, {threads} thread{'s' * (threads != 1)}, for {self._host}"
+            f"{self._me.node} serves {experts} expert{'s' * (experts != 1)}{room} of {manifest.model} "
+            f"({manifest.format}) on {where}, {threads} thread{'s' * (threads != 1)}, for {self._host}"
         )
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
@@ -131,7 +148,10 @@ class NodeAgent:
         await namesakes.start()
         try:
             await namesakes.refuse_second()
-            pool = await asyncio.to_thread(self._load)
+            self._reader = ExpertReader(self._hosting.files)
+            await self._reader.bring(pairs(self._hosting.layers))
+            self._pool = pool = await asyncio.to_thread(self._load)
+            self._reader.patience_s = SERVING_PATIENCE_S
             known = await register(self._bus, NetworkId(network.network), self._me, device_name(pool.provider))
             self._host = HostId(known.host)
             await self._serve(network.network, pool, namesakes, started)
@@ -143,15 +163,23 @@ class NodeAgent:
         self._stopping.set()
 
     def _load(self) -> ExpertPool:
-        """Verified, loaded, and run once each: the first request must not wait for memory to become real."""
+        """Every file verified; as many experts loaded as there is room for, and run once each: the first request must
+        not wait for memory to become real."""
+        hosting = self._hosting
         pool = ExpertPool(
-            self._hosting.artifacts,
-            pairs(self._hosting.layers),
-            accuracy_level=self._hosting.accuracy_level,
-            device=self._hosting.device,
+            hosting.artifacts,
+            in_preference(hosting.layers),
+            accuracy_level=hosting.accuracy_level,
+            device=hosting.device,
+            limit_bytes=hosting.memory_limit_bytes,
+            lacking=self._pressure.lacking,
+            read=self._reader.read,
         )
-        for layer, expert in pool.hosted:
-            pool.run(layer, expert, np.zeros((1, pool.hidden), np.float32))
+        for pair in pool.hosted:
+            if pool.is_loaded(*pair):
+                pool.run(*pair, np.zeros((1, pool.hidden), np.float32))
+            else:
+                self._reader.read(*pair)
         self._speed = measure_speed(pool)
         return pool
 
@@ -175,6 +203,8 @@ class NodeAgent:
                 asyncio.create_task(self._beat(network), name="what sends heartbeats"),
                 asyncio.create_task(self._way.run(), name="what measures the way"),
                 asyncio.create_task(self._keep_time(), name="what keeps the time"),
+                asyncio.create_task(self._pressure.run(pool), name="what watches the memory"),
+                asyncio.create_task(self._reader.mend(), name="what mends files"),
             ]
             stack.push_async_callback(_end, beside)
             if self._witness is not None:  # nobody's work waits for it
@@ -211,7 +241,8 @@ class NodeAgent:
                 "instance": self._instance,
             },
         )
-        experts = Endpoint("experts", subjects.experts_of(self._me.node, self._model), health.counts, data=health.data)
+        subject = subjects.experts_of(self._me.node, self._model)
+        experts = Endpoint("experts", subject, health.counts, data=lambda: {**health.data(), **_memory_data(pool)})
         return Discovery(self._bus, about, [experts, Endpoint.of("finish", finishing)])
 
     async def _finish(self, message: Message) -> bytes:
@@ -256,7 +287,7 @@ class NodeAgent:
             model=artifacts.manifest.model,
             manifest=artifacts.digest,
             format=artifacts.manifest.format,
-            layers=self._hosting.layers,
+            layers=without(self._hosting.layers, self._reader.broken),
             row_us=self._speed.row_us,
             rows_per_second=self._speed.rows_per_second,
         )
@@ -274,14 +305,17 @@ class NodeAgent:
 
     def _vitals(self) -> Vitals:
         health, serving, way = self._health, self._serving, self._way.way
-        total_mb, free_mb = memory_mb()
+        memory, counts = self._memory(), self._pool.counts
         return Vitals(
             version=self._version,
             provider=serving.provider,
             device=device_name(serving.provider),
             threads=self._hosting.threads,
-            memory_total_mb=total_mb,
-            memory_free_mb=free_mb,
+            memory_total_mb=memory.total_bytes // MiB,
+            memory_free_mb=memory.free_bytes // MiB,
+            loaded=counts.loaded,
+            loads=counts.loads,
+            drops=counts.drops,
             queue=serving.queue,
             answers=health.answers,
             refused=health.refused,
@@ -306,6 +340,11 @@ class NodeAgent:
         while self._receipts.open_requests:
             self._finished.clear()
             await self._finished.wait()
+
+
+def _memory_data(pool: ExpertPool) -> dict[str, int]:
+    counts = pool.counts
+    return {"hosted": counts.hosted, "loaded": counts.loaded, "loads": counts.loads, "drops": counts.drops}
 
 
 def check_clock(here_ms: int, bookkeeper_ms: int) -> None:

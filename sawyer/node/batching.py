@@ -9,7 +9,7 @@ into turns everywhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
@@ -28,6 +28,8 @@ ROWS_A_RUN: Final = 256
 JOINED_ROWS: Final = 32
 """A run of fewer rows is filled up with waiting rows of others to so many: that far, a row joined costs less than a row
 alone, and who was first waits little longer."""
+JOINED_ROWS_TO_LOAD: Final = 256
+"""So far a run is filled up whose expert must be loaded first: for a load, one should serve all who wait for it."""
 PASSED_OVER: Final = 4
 """Waiting blocks that are too big for what room a run has left, before it runs as it is: choosing must cost little."""
 
@@ -41,6 +43,9 @@ class Experts(Protocol):
 
     def run(self, layer: int, expert: int, rows: FloatRows) -> FloatRows:
         """[T, H] float32 -> [T, H] float32. Blocking."""
+
+    def is_loaded(self, layer: int, expert: int) -> bool:
+        """Whether it runs without being loaded first."""
 
 
 @dataclass(eq=False, slots=True)
@@ -150,9 +155,10 @@ class Line:
             raise Busy(f"{self._limit} activation requests are waiting already")
         self._append(job)
 
-    def next_turn(self) -> list[Run]:
+    def next_turn(self, is_loaded: Callable[[int, int], bool] = lambda *_: True) -> list[Run]:
         """Takes the first job out of a line that is not empty: its next runs, filled up with whole blocks of those
-        behind it, in their order. Hand it to `settle` when it ran, with nothing between but `add`."""
+        behind it, in their order; further for (layer, expert) that is not loaded. Hand it to `settle` when it ran, with
+        nothing between but `add`."""
         first = next(iter(self._jobs))
         self._remove(first)
         layer, room, others_room, runs = first.request.layer, ROWS_A_TURN, ROWS_A_TURN, []
@@ -160,7 +166,8 @@ class Line:
             start = first.done[at]
             while room and start < len(indices):
                 end = min(len(indices), start + ROWS_A_RUN, start + room)
-                joined = self._take_joined(layer, expert, min(JOINED_ROWS - (end - start), others_room))
+                full = JOINED_ROWS if is_loaded(layer, expert) else JOINED_ROWS_TO_LOAD
+                joined = self._take_joined(layer, expert, min(full - (end - start), others_room))
                 runs.append(Run(layer, expert, (Piece(first, at, start, end), *joined)))
                 room -= end - start
                 others_room -= sum([piece.end - piece.start for piece in joined])
@@ -226,7 +233,7 @@ def work(experts: Experts, turn: Sequence[Run]) -> tuple[int, int]:
     """Run a turn; every job keeps its own output, or its own error. Blocking. Returns how many rows were computed, in
     how many runs."""
     rows = runs = 0
-    for run in turn:
+    for run in sorted(turn, key=lambda each: not experts.is_loaded(each.layer, each.expert)):  # before it is dropped
         started_s = perf_counter()
         for piece in run.pieces:
             if not piece.job.begun_s:

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sawyer.bus.protocol import Bus
 from sawyer.engine.experts import ExpertPool
@@ -47,6 +48,11 @@ class Speed:
     row_us: int
     rows_per_second: int
 
+    @property
+    def rows_one_by_one(self) -> int:
+        """A second: what a node can count on, for most rows come alone."""
+        return 1_000_000 // max(1, self.row_us)
+
 
 @dataclass(frozen=True)
 class Way:
@@ -59,10 +65,15 @@ class Way:
 
 def measure_speed(pool: ExpertPool) -> Speed:
     """Medians over a loaded expert; all have one shape. Takes a fraction of a second. Blocking."""
-    layer, expert = pool.hosted[0]
-    rows = np.random.default_rng(0).standard_normal((MANY_ROWS, pool.hidden)).astype(np.float32)
-    one_s = _median_s(lambda: pool.run(layer, expert, rows[:1]))
-    many_s = _median_s(lambda: pool.run(layer, expert, rows))
+    layer, expert = next(pair for pair in pool.hosted if pool.is_loaded(*pair))
+    return speed_of(lambda rows: pool.run(layer, expert, rows), pool.hidden)
+
+
+def speed_of(run: Callable[[NDArray[np.float32]], object], hidden: int) -> Speed:
+    """Medians of one expert that runs rows [T, hidden]. Blocking."""
+    rows = np.random.default_rng(0).standard_normal((MANY_ROWS, hidden)).astype(np.float32)
+    one_s = _median_s(lambda: run(rows[:1]))
+    many_s = _median_s(lambda: run(rows))
     return Speed(max(1, round(one_s * 1e6)), max(1, int(MANY_ROWS / many_s)))
 
 

@@ -1,12 +1,10 @@
-"""What a node measures of itself: latency and throughput of its last answers, memory, the device that really runs."""
+"""What a node measures of itself: latency and throughput of its last answers, the device that really runs."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from sawyer.bus.service import Counts
@@ -74,15 +72,3 @@ class Health:
             rows = sum(each for each, _ in self._work)
             seconds = sum(each for _, each in self._work)
         return int(rows / seconds) if seconds > 0 else 0
-
-
-def memory_mb() -> tuple[int, int]:
-    """(total, available) main memory, in MiB."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return found["MemTotal"] // 1024, found["MemAvailable"] // 1024
-    except (OSError, LookupError, ValueError):
-        page = os.sysconf("SC_PAGE_SIZE")
-        total = page * os.sysconf("SC_PHYS_PAGES") // 2**20
-        return total, total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from sawyer.errors import UsageError
@@ -53,6 +53,53 @@ def pairs(layers: tuple[HostedLayer, ...]) -> list[tuple[int, int]]:
     return [(each.layer, expert) for each in layers for expert in sorted({*each.first, *each.replica})]
 
 
+def in_preference(layers: tuple[HostedLayer, ...]) -> list[tuple[int, int]]:
+    """Every (layer, expert) that is served, once: those of first choice before replicas."""
+    first = [(each.layer, expert) for each in layers for expert in sorted(each.first)]
+    return list(dict.fromkeys([*first, *pairs(layers)]))
+
+
+def without(layers: tuple[HostedLayer, ...], broken: Collection[tuple[int, int]]) -> tuple[HostedLayer, ...]:
+    """What is left to serve when these (layer, expert) pairs cannot be served."""
+    if not broken:
+        return layers
+    return tuple(
+        HostedLayer(
+            layer=each.layer,
+            first=tuple(expert for expert in each.first if (each.layer, expert) not in broken),
+            replica=tuple(expert for expert in each.replica if (each.layer, expert) not in broken),
+        )
+        for each in layers
+    )
+
+
+def written(chosen: Iterable[tuple[int, int]], layout: ModelLayout) -> str:
+    """The experts as `--experts` takes them, in few words: `0-1:*,2:0-3,2:6`."""
+    by_layer: dict[int, list[int]] = {}
+    for layer, expert in sorted(set(chosen)):
+        by_layer.setdefault(layer, []).append(expert)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for layer, experts in by_layer.items():
+        alike.setdefault(tuple(experts), []).append(layer)
+    items = []
+    for same, layers in alike.items():
+        told = ["*"] if len(same) == layout.experts else runs(same)
+        where = ["*"] if len(layers) == len(layout.moe_layers) else runs(layers)
+        items += [f"{layer}:{each}" for layer in where for each in told]
+    return ",".join(items)
+
+
+def runs(numbers: Sequence[int]) -> list[str]:
+    """`["0-3", "5"]` for 0, 1, 2, 3, 5."""
+    told: list[list[int]] = []
+    for number in numbers:
+        if told and number == told[-1][-1] + 1:
+            told[-1][1:] = [number]
+        else:
+            told.append([number])
+    return ["-".join(map(str, each)) for each in told]
+
+
 def _numbers(what: str, text: str, position: int, known: Sequence[int]) -> Iterable[int]:
     """`*`, `3` or `0-3` as numbers that the model has."""
     found = _RANGE.fullmatch(text)
@@ -70,17 +117,6 @@ def _numbers(what: str, text: str, position: int, known: Sequence[int]) -> Itera
         lacking = missing[0] if missing else first
         raise UsageError(
             f"{text!r} at position {position} of --experts: this model has no {what} {lacking}",
-            hint=f"It has {what}s {_ranges(known)}.",
+            hint=f"It has {what}s {', '.join(runs(known))}.",
         )
     return wanted
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0-3, 5` for 0, 1, 2, 3, 5."""
-    told: list[list[int]] = []
-    for number in numbers:
-        if told and number == told[-1][-1] + 1:
-            told[-1][1:] = [number]
-        else:
-            told.append([number])
-    return ", ".join("-".join(map(str, each)) for each in told)

@@ -18,7 +18,7 @@ from sawyer.errors import Busy, RefusedError, SawyerError, UsageError
 from sawyer.identity.keys import Key, load
 from sawyer.ids import HostId, NetworkId, NodeId
 from sawyer.ledger.commands import command
-from sawyer.node.health import memory_mb
+from sawyer.node.memory import memory_mb
 from sawyer.schemas.events import NodeRegistered
 from sawyer.schemas.messages import MembersReply
 

@@ -155,7 +155,7 @@ class Serving:
                     return
                 self._wake.clear()
                 await self._wake.wait()
-            turn = self._line.next_turn()
+            turn = self._line.next_turn(self._served.pool.is_loaded)
             replies: dict[Job, bytes] = {}
             try:
                 replies = await self._compute.do(partial(self._run, turn))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -9,6 +10,7 @@ from sawyer.economy.pricing import price_tokens, sheet_hash
 from sawyer.errors import (
     BudgetTooSmall,
     MalformedMessage,
+    NoChatTemplate,
     NotAuthorised,
     PromptEmpty,
     PromptTooLong,
@@ -17,6 +19,7 @@ from sawyer.errors import (
 )
 from sawyer.identity.envelope import check_signed
 from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, PricingPublished, TokensReserved
+from sawyer.schemas.generation import ChatMessage, GenerateParams
 from sawyer.schemas.messages import InferRequest, NetworkReply
 from sawyer.schemas.models import ModelLayout
 
@@ -32,6 +35,14 @@ class PromptTokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt."""
+
+
+class ChatReader(Protocol):
+    """What admission asks of a model that was taught to read conversations."""
+
+    def encode(self, messages: Sequence[ChatMessage], most_chars: int) -> list[int]:
+        """The ids of a conversation, up to where an answer begins. Raises ConversationRefused, PromptTooLong,
+        ChatTemplateBroken."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +73,18 @@ def check_order(request: InferRequest, network: NetworkReply, model: str, now_ms
 
 
 def admit(
-    request: InferRequest, network: NetworkReply, tokenizer: PromptTokenizer, layout: ModelLayout, now_ms: int
+    request: InferRequest,
+    network: NetworkReply,
+    tokenizer: PromptTokenizer,
+    layout: ModelLayout,
+    now_ms: int,
+    chat: ChatReader | None = None,
 ) -> Admitted:
-    """Tokenize and price. Raises PromptEmpty, PromptTooLong, RefusedError (another price sheet), BudgetTooSmall (over
-    the order's own ceiling)."""
+    """Tokenize and price. `chat`: None for a model without a chat template. Raises PromptEmpty, PromptTooLong,
+    NoChatTemplate, what reading a conversation raises, RefusedError (another price sheet), BudgetTooSmall (over the
+    order's own ceiling)."""
     params, order = request.params, request.order.body
-    if not params.prompt:
-        raise PromptEmpty("the prompt is empty")
-    if len(params.prompt) > MAX_CHARS_A_TOKEN * layout.context:
-        raise PromptTooLong(f"{len(params.prompt)} characters are over the context of {layout.context} tokens")
-    ids = tokenizer.encode(params.prompt)
-    if not ids:
-        raise PromptEmpty("the prompt holds no token of this model")
+    ids = _prompt_ids(params, tokenizer, chat, layout.context)
     if len(ids) + params.max_tokens > layout.context:
         raise PromptTooLong(
             f"{len(ids)} prompt tokens and {params.max_tokens} new ones are over the context of {layout.context}",
@@ -101,6 +112,23 @@ def admit(
         expires_ms=now_ms + HOLD_MS,
     )
     return Admitted(ids, input_tokens, reservation)
+
+
+def _prompt_ids(params: GenerateParams, tokenizer: PromptTokenizer, chat: ChatReader | None, context: int) -> list[int]:
+    most_chars = MAX_CHARS_A_TOKEN * context
+    if not params.characters:
+        raise PromptEmpty("the prompt is empty" if params.messages is None else "nothing is said in the conversation")
+    if params.characters > most_chars:
+        raise PromptTooLong(f"{params.characters} characters are over the context of {context} tokens")
+    if params.messages is not None and chat is None:
+        raise NoChatTemplate("this model has no chat template")
+    if params.messages is not None and chat is not None:
+        ids = chat.encode(params.messages, most_chars)
+    else:
+        ids = tokenizer.encode(params.prompt or "")
+    if not ids:
+        raise PromptEmpty("the prompt holds no token of this model")
+    return ids
 
 
 def billed_input(ids: list[int], special: frozenset[int]) -> int:

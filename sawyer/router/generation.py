@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from sawyer.engine.answer import Answer, Sampled
 from sawyer.engine.cache import KvCache
 from sawyer.engine.combine import combine, group_rows
+from sawyer.engine.conversing import Conversing
 from sawyer.engine.offload import Offload
 from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import Trunk, prefill_chunks
 from sawyer.model.artifacts import Artifacts
 from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
-from sawyer.schemas.messages import GenerateParams, LayerCall, Logprob
-from sawyer.schemas.models import ModelLayout
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import LayerCall, Logprob
+from sawyer.schemas.models import GenerationDefaults, ModelLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,36 @@ class TokenStep:
 
 @dataclass(frozen=True)
 class Engine:
-    """What a router holds of one model. ONNX Runtime runs in `compute`, not on the event loop unless for a moment."""
+    """What a router holds of one model. ONNX Runtime runs in `compute`, not on the event loop unless for a moment.
+    `chat` is None for a model without a chat template; `generation` is what its maker said of sampling."""
 
     manifest: str
     layout: ModelLayout
     trunk: Trunk
     tokenizer: Tokenizer
     compute: Offload
+    chat: Conversing | None
+    generation: GenerationDefaults | None
 
     @classmethod
     def load(cls, artifacts: Artifacts) -> Engine:
         """Verify and load; blocks, so do it before anybody waits for this process."""
-        return cls(artifacts.digest, artifacts.layout, Trunk(artifacts), Tokenizer(artifacts), Offload("trunk"))
+        tokenizer, template = Tokenizer(artifacts), artifacts.read_chat()
+        return cls(
+            artifacts.digest,
+            artifacts.layout,
+            Trunk(artifacts),
+            tokenizer,
+            Offload("trunk"),
+            None if template is None else Conversing.of(template, tokenizer),
+            artifacts.manifest.generation,
+        )
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.compute.shutdown()
+        if self.chat is not None:
+            self.chat.close()
 
 
 class Generation:
@@ -58,7 +78,7 @@ class Generation:
         self._engine = engine
         self._dispatcher = dispatcher
         self._scope = scope
-        self._params = params
+        self._params = params.settled(engine.generation)
         self._calls: list[tuple[int, tuple[LayerCall, ...]]] = []
         self._cache: KvCache | None = None
         self.cancelled = False

@@ -99,7 +99,7 @@ class Router:
         status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
         echo = echo_service(self._bus, self._model)
         async with AsyncExitStack() as stack:  # ends what began, the last one first, also when a start fails
-            stack.callback(self._engine.compute.shutdown)
+            stack.callback(self._engine.close)
             for each in (self._gatherer, self._directory, status, echo, self._discovery(status, echo)):
                 stack.push_async_callback(each.stop)
                 await each.start()
@@ -160,6 +160,8 @@ class Router:
             recent_tokens=recent_tokens,
             recent_ms=recent_ms,
             nodes=placement.seen(now_s),
+            chat=self._engine.chat is not None,
+            generation=self._engine.generation,
         ).canonical()
 
     def _cancel(self, message: Message) -> None:
@@ -211,7 +213,8 @@ class Router:
         return admitted
 
     def _price(self, request: InferRequest, network: NetworkReply) -> Admitted:
-        return admit(request, network, self._engine.tokenizer, self._engine.layout, self._clock.now_ms())
+        engine = self._engine
+        return admit(request, network, engine.tokenizer, engine.layout, self._clock.now_ms(), engine.chat)
 
     async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
         self._tally.refused += 1

@@ -36,13 +36,13 @@ from sawyer.schemas.events import (
     ReservationVoided,
     WorkReceipted,
 )
+from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import (
     Accepted,
     Delta,
     Done,
     ErrorBody,
     Failed,
-    GenerateParams,
     InferMessage,
     InferRequest,
     LayerCall,
@@ -54,7 +54,7 @@ from sawyer.schemas.messages import (
 )
 from sawyer.schemas.models import ModelLayout
 from sawyer.schemas.signed import Signed
-from sawyer.testing.words import END, Words, words
+from sawyer.testing.words import END, Turns, Words, conversation_text, words
 
 ROUTER: Final = "stub-router"
 NODE: Final = "stub-node"
@@ -67,7 +67,8 @@ LATENCY_US: Final = 1000
 """What the one node's layer calls are said to take."""
 
 Answering = Callable[[str, GenerateParams], str | Iterable[str]]
-"""What a stub says to a prompt: a text, or its tokens one by one. It may raise what a network would: a typed error
+"""What a stub says to a prompt (of a conversation: its text with roles; its turns are in `params.messages`): a text, or
+its tokens one by one. It may raise what a network would: a typed error
 fails the request after the tokens that were given, NoAnswer makes the router fall silent. It runs in a thread, and may
 wait, but must end before the network does."""
 Finish = Literal["stop", "length", "cancelled"]
@@ -114,7 +115,7 @@ class StubNode:
 
 class StubRouter:
     """Serves one model from `start` to `stop`. `answering` is asked anew for each request; every request that arrives
-    is kept in `requests`."""
+    is kept in `requests`. `chats`: the model has a chat template."""
 
     def __init__(
         self,
@@ -125,6 +126,8 @@ class StubRouter:
         clock: Clock,
         answering: Callable[[], Answering],
         requests: list[InferRequest],
+        *,
+        chats: bool,
     ) -> None:
         self._bus = bus
         self._key = key
@@ -133,6 +136,7 @@ class StubRouter:
         self._clock = clock
         self._answering = answering
         self._requests = requests
+        self._chats = chats
         self._words = Words()
         self._streams = AnswerStreams()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -193,7 +197,8 @@ class StubRouter:
     async def _admit(self, request: InferRequest, network: NetworkReply) -> Admitted:
         if request.order.body.request in self._cancelled:
             raise Cancelled("the request was cancelled before it began")
-        admitted = admit(request, network, self._words, self._layout, self._clock.now_ms())
+        chat = Turns(self._words) if self._chats else None
+        admitted = admit(request, network, self._words, self._layout, self._clock.now_ms(), chat)
         await record(self._bus, command(admitted.reservation, ROUTER, self._key))
         return admitted
 
@@ -283,7 +288,8 @@ class StubRouter:
 
 
 def _pieces(answering: Answering, params: GenerateParams) -> Iterator[str]:
-    said = answering(params.prompt, params)
+    prompt = conversation_text(params.messages) if params.messages else params.prompt or ""
+    said = answering(prompt, params)
     return iter(words(said) if isinstance(said, str) else said)
 
 

@@ -63,9 +63,11 @@ class StubNetwork:
         context_tokens: int = 4096,
         budget_tokens: int = 100_000,
         price_milli: int = 1000,
+        chats: bool = True,
         clock: Clock | None = None,
     ) -> None:
-        """`price_milli`: budget tokens a thousand text tokens. Raises UsageError for a name that no model can have."""
+        """`price_milli`: budget tokens a thousand text tokens. `chats`: the model has a chat template. Raises
+        UsageError for a name that no model can have."""
         if not is_slug(model):
             raise UsageError(f"{model!r} is not a name of a model", hint="Lower-case letters, digits, - and _.")
         self.answering = answering
@@ -73,6 +75,7 @@ class StubNetwork:
         self.requests: list[InferRequest] = []
         self._budget_tokens = budget_tokens
         self._price_milli = price_milli
+        self._chats = chats
         self._clock = clock or SystemClock()
         self._wire = MemoryNetwork()
         self._network = new_network_id("stub-net")
@@ -168,6 +171,7 @@ class StubNetwork:
             self._clock,
             lambda: self.answering,
             self.requests,
+            chats=self._chats,
         )
         await router.start(self.model)
         return router

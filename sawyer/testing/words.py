@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
+
+from sawyer.errors import ConversationRefused, PromptTooLong
+from sawyer.schemas.generation import ChatMessage
 
 END: Final = 0
 """The id that ends an answer."""
@@ -13,6 +17,16 @@ _WORD: Final = re.compile(r"\S+\s*|\s+")
 def words(text: str) -> list[str]:
     """The text in tokens; joined they are the text."""
     return _WORD.findall(text)
+
+
+def conversation_text(messages: Sequence[ChatMessage]) -> str:
+    """A conversation as a stub is shown it: a line a turn, and how an answer begins. Raises ConversationRefused unless
+    user and assistant take turns, the user first and last, after one system message at most: as most templates do."""
+    turns = [each.role for each in messages]
+    spoken = turns[1:] if turns[0] == "system" else turns
+    if any(role != ("user", "assistant")[number % 2] for number, role in enumerate(spoken)) or len(spoken) % 2 == 0:
+        raise ConversationRefused(f"the stub takes no conversation of {', '.join(turns)}")
+    return "".join(f"{each.role}: {each.content}\n" for each in messages) + "assistant: "
 
 
 class Words:
@@ -45,3 +59,17 @@ class Words:
 
     def flush(self) -> str:
         return ""
+
+
+class Turns:
+    """Reads conversations for a stub, as router/admission.py wants it."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def encode(self, messages: Sequence[ChatMessage], most_chars: int) -> list[int]:
+        """The ids of `conversation_text`. Raises PromptTooLong, ConversationRefused."""
+        text = conversation_text(messages)
+        if len(text) > most_chars:
+            raise PromptTooLong(f"this conversation is over {most_chars} characters, as the model is shown it")
+        return self._words.encode(text)

@@ -146,6 +146,25 @@ def test_bars_show_rate_and_time_left_on_a_terminal(server: HubServer, tmp_path:
     assert b"0:00:00" in shown
 
 
+def test_layers_in_two_runs_give_the_same_model_and_the_first_says_how_to_go_on(
+    run: Callable[..., Done], digest: str
+) -> None:
+    first = run(REPO, "--delete-shards", "--layers", "1")
+    assert first.code == 0, first.err
+    assert "missing layers: 0 " in " ".join(first.out.split())
+    assert f"sawyer models split {REPO} --layers 0" in " ".join(first.err.split())
+    last = run(REPO, "--delete-shards", "--layers", "0", "--json")
+    assert last.code == 0, last.err
+    assert last.json["digest"] == digest
+
+
+@pytest.mark.parametrize(("layers", "says"), [("3-1", "backwards"), ("x", "no range"), ("0-99", "has no layer 2")])
+def test_layers_that_are_none_are_refused(run: Callable[..., Done], layers: str, says: str) -> None:
+    done = run(GROUPED, "--layers", layers)
+    assert (done.code, done.out) == (2, "")
+    assert says in " ".join(done.err.split()), done.err
+
+
 # --- it refuses -------------------------------------------------------------------------------------------------------
 
 
@@ -194,3 +213,17 @@ def test_hub_that_is_not_there_is_unreachable(run: Callable[..., Done]) -> None:
     done = run(REPO, HF_ENDPOINT="http://127.0.0.1:9")
     assert (done.code, "cannot reach http://127.0.0.1:9" in done.err) == (4, True), done.err
     assert json.dumps("HF_ENDPOINT").strip('"') in done.err
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "code", "says"),
+    [
+        ("http://u:s3cret@127.0.0.1:9", 4, "cannot reach http://127.0.0.1:9"),
+        ("http://u:s3cret@[::1", 2, "HF_ENDPOINT 'http://[::1' is no address"),
+    ],
+)
+def test_endpoint_is_shown_without_its_password(run: Callable[..., Done], endpoint: str, code: int, says: str) -> None:
+    done = run(REPO, HF_ENDPOINT=endpoint)
+    assert (done.code, done.out) == (code, "")
+    assert says in " ".join(done.err.split()), done.err
+    assert "s3cret" not in done.err

@@ -16,6 +16,7 @@ PRINTED = {
         "100 tokens in and 100 out cost 200",
         "cancelled ",
         "'",
+        "A heroine.",
         "for 15 tokens",
         "all good",
     ],

@@ -13,7 +13,7 @@ from sawyer.model.catalog import DEMO_MODEL
 from sawyer.router.dispatch import RequestScope
 from sawyer.router.generation import Generation
 from sawyer.router.metering import Meter
-from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.generation import GenerateParams
 
 PROMPT = '"My dear Mr. Bennet," said his lady to him one day, "have you heard that Netherfield is let?" ' * 6
 

@@ -17,7 +17,8 @@ from sawyer.ids import new_request_id
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL
 from sawyer.model.layout import all_experts
-from sawyer.schemas.messages import GenerateParams, Trace
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import Trace
 
 PROMPT = "Emma was"
 

@@ -18,6 +18,7 @@ VIOLATIONS = {
     "One vendor, one door: nats only in sawyer.bus": ("sawyer/client/smuggled.py", "import nats"),
     "One vendor, one door: onnxruntime only in sawyer.engine": ("sawyer/node/smuggled.py", "import onnxruntime"),
     "One vendor, one door: tokenizers only in sawyer.engine": ("sawyer/model/smuggled.py", "import tokenizers"),
+    "One vendor, one door: jinja2 only in sawyer.engine.chat": ("sawyer/engine/smuggled.py", "import jinja2"),
     "One vendor, one door: huggingface_hub only in sawyer.model.hub": (
         "sawyer/model/smuggled_hub.py",
         "import huggingface_hub",

@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 from transformers.generation.utils import GenerationMixin
 
 from sawyer.engine.sampling import Sampler
-from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.generation import GenerateParams
 
 DRAWS = 20_000
 ORDER = (

@@ -11,11 +11,11 @@ import pytest
 
 from sawyer.contexts import DEFAULT_URL, NatsTarget
 from sawyer.errors import UsageError
-from sawyer.settings import KNOWN, Settings
+from sawyer.settings import KNOWN, Settings, parse_size
 
 GOOD = {"home": "h", "nats": "nats://h:1", "context": "prod", "creds": "x.creds", "account": "alice", "model": "m",
         "node": "attic", "host": "maria", "device": "cpu", "threads": "3", "ledger_durability": "normal",
-        "ledger_verifiers": "2",
+        "ledger_verifiers": "2", "cache_limit": "64GiB",
         "ledger_url": "postgresql://maria@h/ledger", "loop": "asyncio", "nats_server": "bin/nats-server"}  # fmt: skip
 """A value for every setting."""
 
@@ -205,7 +205,7 @@ def test_unknown_setting_comes_with_the_one_that_was_meant(config: Path) -> None
 @pytest.mark.parametrize(
     ("name", "bad"),
     [("ledger_durability", "OFF"), ("device", "gpu"), ("threads", "-1"), ("threads", "x"), ("threads", "99999"),
-     ("ledger_url", "mysql://h/d"),
+     ("ledger_url", "mysql://h/d"), ("cache_limit", "50"), ("cache_limit", "0GB"), ("cache_limit", "-1GB"),
      ("account", "A B"), ("model", "a/b"), ("node", "UP"), ("host", "x" * 64)],
 )  # fmt: skip
 @pytest.mark.parametrize("source", ["flag", "variable"])
@@ -338,3 +338,17 @@ def test_named_context_that_is_not_there_says_which_are(user: Path) -> None:
     with pytest.raises(UsageError, match=r"no context 'prd' \(--context\)") as error:
         Settings.load({}, context="prd").where_nats()
     assert "prod" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("50GB", 50 * 10**9), ("1.5 TB", 15 * 10**11), ("64GiB", 64 * 2**30), ("700mb", 7 * 10**8), ("9B", 9)],
+)
+def test_size_is_read_with_its_unit(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["50", "GB", "5 0GB", "1e9GB", "0B", "-1GB", "50GBs", "\u0665GB", "9" * 40 + "GB"])
+def test_size_that_is_none_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 50GB"):
+        parse_size(text)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sawyer.cli.conversation import Conversation, Turn
+from sawyer.cli.conversation import Conversation, Dialogue, Turn
 from sawyer.errors import PromptTooLong
 
 
@@ -71,3 +71,27 @@ def test_shorten_always_comes_to_an_end(turns: int, tokens: int, context: int) -
         calls += 1
     assert 1 <= calls <= turns
     assert talk.forgotten == turns
+
+
+# --- with roles -------------------------------------------------------------------------------------------------------
+
+
+def test_dialogue_is_the_system_message_the_turns_shown_and_what_is_said_now() -> None:
+    talk = Dialogue([Turn("a", "b"), Turn("c", "d")], forgotten=1, system="be brief")
+    shown = [(each.role, each.content) for each in talk.prompt("e")]
+    assert shown == [("system", "be brief"), ("user", "c"), ("assistant", "d"), ("user", "e")]
+    assert [each.role for each in Dialogue().prompt("e")] == ["user"]
+
+
+def test_transcript_of_a_dialogue_names_who_said_what() -> None:
+    talk = Dialogue([Turn("a", " b\n"), Turn("c", "d")], forgotten=1, system="be brief")
+    assert talk.transcript() == "System: be brief\n\nUser: a\n\nAssistant: b\n\nUser: c\n\nAssistant: d\n"
+    assert Dialogue().transcript() == ""
+
+
+def test_shorten_of_a_dialogue_forgets_the_oldest_turns_and_never_the_system_message() -> None:
+    talk = Dialogue([Turn("x" * 50, "y" * 50) for _ in range(4)], system="be brief")
+    while talk.shorten(_refused(500, 100), "z", max_tokens=8):
+        pass
+    assert [each.role for each in talk.prompt("z")] == ["system", "user"]
+    assert len(talk.turns) == 4

@@ -19,8 +19,8 @@ from sawyer.schemas.messages import RouterReply, SeenNode, Vitals
 
 VITALS = Vitals(
     version="test", provider="CPUExecutionProvider", device="AMD", threads=2, memory_total_mb=1000, memory_free_mb=500,
-    queue=1, answers=10, refused=0, rows=1234, runs=20, latency_p50_us=1500, latency_p95_us=2500, rows_per_second=99,
-    round_trip_us=0, kilobytes_per_second=0,
+    loaded=32, loads=40, drops=8, queue=1, answers=10, refused=0, rows=1234, runs=20, latency_p50_us=1500,
+    latency_p95_us=2500, rows_per_second=99, round_trip_us=0, kilobytes_per_second=0,
 )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def test_one_node_is_told_with_all_its_vitals() -> None:
     [section] = node_sections(status, "node-1")
     text = "\n".join(section.lines)
     assert "1,234 rows in 20 runs" in text
+    assert "32 experts; 40 loaded and 8 dropped since the start" in text
     assert "not measured yet" in text
     assert node_sections(status, "node-9") == []
 

@@ -29,12 +29,12 @@ from sawyer.identity.keys import Key
 from sawyer.ids import RequestId
 from sawyer.router.admission import check_order
 from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, Decided
+from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import (
     BalanceQuery,
     BalanceReply,
     EntryRef,
     ErrorBody,
-    GenerateParams,
     InferRequest,
     LedgerCommand,
     LedgerReply,
@@ -131,6 +131,32 @@ async def test_sampling_options_left_out_change_nothing(client: AsyncClient, rou
     assert sent(router).params == GenerateParams(prompt="Emma", max_tokens=3)
 
 
+async def test_conversation_leaves_to_the_model_what_nobody_chose(client: AsyncClient, router: Any, say: Any) -> None:
+    router.script = lambda _: [say.accepted(), say.done(1)]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Emma?"}]
+    await client.chat(turns, model=MODEL, max_tokens=3, top_p=0.9)
+    params = sent(router).params
+    assert params.prompt is None
+    assert [(each.role, each.content) for each in params.messages or ()] == [("system", "Be brief."), ("user", "Emma?")]
+    assert (params.from_model, params.top_p_milli) == (("min_p", "repetition_penalty", "temperature", "top_k"), 900)
+    await client.chat("Emma?", model=MODEL, max_tokens=3, model_defaults=False)
+    assert sent(router).params.from_model is None
+    await client.generate("Emma", model=MODEL, max_tokens=3, model_defaults=["top_k"], top_k=5)
+    assert (sent(router).params.from_model, sent(router).params.top_k) == (("top_k",), 5)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], [7], 7, None, [{"role": "tool", "content": "x"}], [{"role": "user"}], [{"role": "user", "content": 7}]],
+)
+async def test_conversation_that_is_none_is_refused_before_anything_is_sent(
+    client: AsyncClient, router: Any, messages: Any
+) -> None:
+    with pytest.raises(UsageError):
+        await client.chat(messages, model=MODEL)
+    assert router.requests == []
+
+
 @pytest.mark.parametrize(("prompt", "letters"), [("Emma", 4), ("é", 2), ("漢字", 6)])
 async def test_ceiling_is_by_default_what_the_request_can_cost_at_most(
     client: AsyncClient, router: Any, say: Any, prompt: str, letters: int
@@ -175,7 +201,6 @@ async def test_same_request_id_commits_to_the_same_content_and_others_do_not(
         {"min_p": float("nan")},
         {"repetition_penalty": 0.0},
         {"repetition_penalty": 11.0},
-        {"repetition_penalty": None},
         {"stop": ""},
         {"stop": ["a", ""]},
         {"stop": 5},

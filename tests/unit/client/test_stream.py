@@ -25,7 +25,8 @@ from sawyer.identity.keys import Key
 from sawyer.ids import ModelId
 from sawyer.schemas.base import Fact
 from sawyer.schemas.events import REQUEST_KIND
-from sawyer.schemas.messages import GenerateParams, InferRequest, Logprob, Trace
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import InferRequest, Logprob, Trace
 
 MODEL = ModelId("austen")
 REQUEST = "0f" * 16

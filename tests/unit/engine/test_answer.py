@@ -16,7 +16,7 @@ from sawyer.engine.local import LocalModel
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.errors import UsageError
 from sawyer.model.artifacts import Artifacts
-from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.models import Format
 
 EOS = (0,)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sawyer.engine.sampling import Sampler, logprob
 from sawyer.errors import VerificationError
-from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.generation import GenerateParams
 
 LOGITS = np.array([1.0, 3.0, 2.0, 3.0, -1.0, 0.5], np.float32)
 

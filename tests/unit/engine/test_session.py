@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sawyer.engine import session
-from sawyer.engine.experts import ExpertPool
-from sawyer.engine.session import CPU, CUDA, configure, default_threads, device_name
+from sawyer.engine.experts import EXACT, FAST, ExpertPool
+from sawyer.engine.session import CPU, CUDA, Session, configure, default_threads, device_memory_bytes, device_name
 from sawyer.errors import MissingExtra
+from sawyer.model.artifacts import Artifacts
+from sawyer.model.graphs import expert_graph
+from sawyer.schemas.models import Format
 
 
 def test_first_configure_decides_the_size_of_the_pool() -> None:
@@ -29,6 +34,23 @@ def test_cuda_that_is_not_there_is_said(demo: object) -> None:
     with pytest.raises(MissingExtra, match=CPU) as caught:
         ExpertPool(demo("q4"), [(0, 0)], device="cuda")  # type: ignore[operator]
     assert "sawyer[gpu]" in caught.value.hint
+
+
+@pytest.mark.parametrize("format", ["f32", "q4", "q8"])
+@pytest.mark.parametrize("accuracy_level", [EXACT, FAST])
+def test_weights_may_be_overwritten_once_a_session_is_made(
+    format: Format, accuracy_level: int, demo: Callable[[Format], Artifacts]
+) -> None:
+    """Nobody holds them: half the memory of an expert."""
+    artifacts = demo(format)
+    weights = {name: array.copy() for name, array in artifacts.read_expert(0, 0).items()}
+    made = Session(expert_graph(artifacts.layout, format, accuracy_level=accuracy_level), weights)
+    for array in weights.values():
+        array[:] = 1
+    rows = np.random.default_rng(3).standard_normal((9, artifacts.layout.hidden), dtype=np.float32)
+    expected = ExpertPool(artifacts, [(0, 0)], accuracy_level=accuracy_level, device="cpu").run(0, 0, rows)
+    for count in (9, 2):
+        assert np.array_equal(made.run({"x": rows[:count]})[0], expected[:count])
 
 
 @pytest.mark.parametrize(
@@ -51,6 +73,35 @@ def test_model_files_need_no_onnxruntime_and_no_tokenizers() -> None:
         "import sawyer.engine.combine, sawyer.engine.sampling\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """An nvidia-smi that says this."""
+
+    def saying(text: str) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{text}'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    return saying
+
+
+@pytest.mark.parametrize(
+    ("says", "bytes_told"),
+    [("81559, 80994", (81559 << 20, 80994 << 20)), ("[N/A], [N/A]", None), ("No devices were found", None), ("", None)],
+)
+def test_memory_of_the_gpu_is_told_where_its_driver_tells_it(
+    driver: Callable[[str], None], says: str, bytes_told: tuple[int, int] | None
+) -> None:
+    driver(says)
+    assert device_memory_bytes() == bytes_told
+
+
+def test_memory_of_a_gpu_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert device_memory_bytes() is None
 
 
 def test_name_of_a_processor_is_told_as_a_message_may_carry_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
+from sawyer.engine.experts import EXACT, ExpertPool
+from sawyer.engine.local import LocalModel
+from sawyer.engine.trunk import Trunk
 from sawyer.ids import ModelId
+from sawyer.model.artifacts import Artifacts
 from sawyer.model.families import FAMILIES, family_of
 from sawyer.model.gguf import Gguf
+from sawyer.model.layout import all_experts
 from sawyer.model.split import split
 
 Array = np.ndarray[Any, Any]
@@ -179,3 +184,42 @@ def test_converted_checkpoint_is_split_into_the_bytes_of_the_checkpoint(name: st
     got = split(Gguf.open(file), tmp_path / "got", model=ModelId("m"), format="f32")
     assert got.layout == expected.layout
     assert got.files == expected.files
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_exact_split_gives_the_logits_of_the_dequantised_weights(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    hub = {tensor: weights * np.float32(0.15) for tensor, weights in weights(config).items()}
+    tensors = {
+        tensor: gguf_files.store(raw[0], QUANTISED.get(tensor.split(".")[-2], "F32"))
+        for tensor, raw in converted(config, hub).items()
+    }
+    architecture = ARCHITECTURES[config["model_type"]]
+    file = gguf_files.write_gguf(tmp_path / "model.gguf", architecture, metadata(config), tensors)
+    (tmp_path / "tokenizer.json").write_bytes(TOKENIZER)
+    for format in ("gguf", "f32"):
+        split(Gguf.open(file), tmp_path / format, model=ModelId("m"), format=format)
+    coded, reference = Artifacts.open(tmp_path / "gguf"), Artifacts.open(tmp_path / "f32")
+    codings = coded.layout.codings or ()
+    down = "f32" if config["model_type"] == "dbrx" else "Q8_0"  # whose matrices the converter turns
+    assert {(each.gate, each.up, each.down) for each in codings} == {("Q4_0", "Q5_1", down)}
+    got, expected = logits(coded), logits(reference)
+    assert float(np.abs(expected).max()) > 0.1
+    np.testing.assert_allclose(got, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max())), rtol=0)
+    assert np.array_equal(got.argmax(axis=-1), expected.argmax(axis=-1))
+
+
+QUANTISED = {
+    "attn_q": "Q8_0",
+    "attn_k": "Q5_0",
+    "ffn_gate_exps": "Q4_0",
+    "ffn_up_exps": "Q5_1",
+    "ffn_down_exps": "Q8_0",
+}
+
+
+def logits(artifacts: Artifacts) -> Array:
+    pool = ExpertPool(artifacts, all_experts(artifacts.layout), accuracy_level=EXACT, device="cpu")
+    model = LocalModel(Trunk(artifacts), pool)
+    found: Array = model.trunk.logits(model.forward([3, 17, 8, 30, 5, 12], model.trunk.new_cache()))
+    return found

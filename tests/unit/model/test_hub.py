@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 from hub_server import COMMIT, REPO, Fault, HubServer, git_id, serving
 
-from sawyer.errors import CheckpointCorrupt, NotAuthorised, RefusedError, SawyerError, UnknownModel, UnreachableError
+from sawyer.errors import (
+    CheckpointCorrupt,
+    NotAuthorised,
+    RefusedError,
+    SawyerError,
+    UnknownModel,
+    UnreachableError,
+    UsageError,
+)
 from sawyer.model.downloads import HubId
 from sawyer.model.hub import Hub
 
@@ -151,6 +159,27 @@ def test_hub_that_is_not_there_is_unreachable() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UnreachableError, match=f"cannot reach {url}"):
             Hub(HubId(REPO), url).listing()
+
+
+def test_password_in_the_endpoint_is_used_and_never_shown() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        hub = Hub(HubId(REPO), f"http://someone:s3cret@{place}")
+        assert hub.endpoint == f"http://{place}"
+        with pytest.raises(UnreachableError, match=f"cannot reach http://{place}") as caught:
+            hub.listing()
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://[::1", "http://u:s3cret@[::1", "http://h:port", "http://", "ftp://h", "h", "http://u:s3cret@"]
+)
+def test_endpoint_that_is_no_address_is_refused_without_its_password(endpoint: str) -> None:
+    with pytest.raises(UsageError, match="is no address of a hub") as caught:
+        Hub(HubId(REPO), endpoint)
+    assert "s3cret" not in caught.value.message
+    assert "HF_ENDPOINT" in caught.value.hint
 
 
 def test_line_that_breaks_is_unreachable_after_the_bytes_that_came(server: HubServer) -> None:

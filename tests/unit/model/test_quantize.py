@@ -86,7 +86,7 @@ def test_bfloat16_weights_of_usual_size_are_the_same_in_f16() -> None:
     assert np.array_equal(unpacked(packed(weights, "f16")), weights)
 
 
-@pytest.mark.parametrize("format", get_args(Format))
+@pytest.mark.parametrize("format", [format for format in get_args(Format) if format != "gguf"])
 def test_packed_arrays_are_the_sections_that_a_format_stores(format: Format) -> None:
     arrays = packed(np.ones((5, 64), np.float32), format)
     sections = stored_sections(Section("down", (5, 64)), format)

@@ -339,6 +339,19 @@ def test_only_files_that_changed_come_again(work: Work, files: dict[str, bytes])
     assert [name for name in kept if work.server.asked_for(name)] == []
 
 
+def test_refused_config_of_a_repository_that_moved_leaves_the_old_download_usable(work: Work, whole: Manifest) -> None:
+    work.run()
+    kept = {path.name: path.read_bytes() for path in work.folder.iterdir()}
+    work.server.commit = "f" * 40
+    change_config(work.server, hidden_act="gelu")
+    shard = shard_names(work.server.files)[0]
+    work.server.files[shard] = work.server.files[shard][:-4] + struct.pack("<f", 0.5)
+    with pytest.raises(UnsupportedModel, match="hidden_act"):
+        work.run()
+    assert {path.name: path.read_bytes() for path in work.folder.iterdir()} == kept
+    assert split(work.folder, work.out.with_name("again"), model=TINY).files == whole.files
+
+
 def test_two_downloads_into_one_folder_are_refused(work: Work) -> None:
     hub = Hub(ID, work.server.url)
     with opened(hub, ID, work.folder), pytest.raises(Busy, match="another process is writing"):

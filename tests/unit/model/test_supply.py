@@ -13,7 +13,7 @@ from sawyer.model.artifacts import expected_files
 from sawyer.model.checkpoint import Checkpoint, StoredTensor, TensorRef
 from sawyer.model.families import family_of
 from sawyer.model.split import split
-from sawyer.model.supply import AllHere, Step, in_order_of_shards, last_uses, missing_shards, most_held
+from sawyer.model.supply import AllHere, Step, in_order_of_shards, last_uses, missing_shards, most_added
 
 SHARDS = [Path("0"), Path("1"), Path("2")]
 STORED = {name: StoredTensor(SHARDS[n], "F32", (1,), 0) for n, name in enumerate("abc")}
@@ -37,18 +37,22 @@ def step(path: str, *shards: int, written: bool = False) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("steps", "most"),
+    ("steps", "here", "most"),
     [
-        ([step("a", 0), step("b", 1), step("c", 2)], 400),
-        ([step("a", 0), step("b", 0, 1), step("c", 1, 2)], 500),
-        ([step("a", 0), step("b", 1), step("c", 0, 2)], 700),
-        ([step("a", 0, written=True), step("b", 0, 1, written=True), step("c", 2, written=True)], 0),
-        ([step("a", 0, written=True), step("b", 1), step("c", 2, written=True)], 100),
-        ([], 0),
+        ([step("a", 0), step("b", 1), step("c", 2)], (0, 0, 0), 400),
+        ([step("a", 0), step("b", 0, 1), step("c", 1, 2)], (0, 0, 0), 500),
+        ([step("a", 0), step("b", 1), step("c", 0, 2)], (0, 0, 0), 700),
+        ([step("a", 0, written=True), step("b", 0, 1, written=True), step("c", 2, written=True)], (0, 0, 0), 0),
+        ([step("a", 0, written=True), step("b", 1), step("c", 2, written=True)], (0, 0, 0), 100),
+        ([step("a", 0), step("b", 1), step("c", 2)], (0, 0, 300), 400),
+        ([step("a", 0), step("b", 1), step("c", 2)], (350, 0, 300), 50),
+        ([step("a", 0), step("b", 1), step("c", 2)], (400, 100, 300), 0),
+        ([], (0, 0, 0), 0),
     ],
 )
-def test_room_for_shards_is_that_of_the_worst_moment(steps: list[Step], most: int) -> None:
-    assert most_held(steps, [400, 100, 300]) == most
+def test_room_for_shards_is_that_of_the_worst_moment(steps: list[Step], here: tuple[int, ...], most: int) -> None:
+    """Beside what is here: that of a later shard stays until its turn."""
+    assert most_added(steps, [400, 100, 300], here) == most
 
 
 def test_shards_of_files_that_are_written_are_not_missing() -> None:

@@ -16,7 +16,17 @@ from sawyer.engine.experts import EXACT, FAST, ExpertPool
 from sawyer.errors import Busy, MalformedMessage, NoAnswer, SawyerError, UnknownExpert
 from sawyer.ids import RequestId
 from sawyer.model.artifacts import Artifacts
-from sawyer.node.batching import JOINED_ROWS, ROWS_A_RUN, ROWS_A_TURN, Job, Line, Run, jobs_of, work
+from sawyer.node.batching import (
+    JOINED_ROWS,
+    JOINED_ROWS_TO_LOAD,
+    ROWS_A_RUN,
+    ROWS_A_TURN,
+    Job,
+    Line,
+    Run,
+    jobs_of,
+    work,
+)
 from sawyer.schemas.models import Format
 from sawyer.schemas.tensors import ActivationRequest, Rows
 
@@ -27,8 +37,12 @@ FAILS_ON = 666.0
 class Sums:
     """Experts as arithmetic, which remember what ran. They fail over a row that begins with FAILS_ON."""
 
-    def __init__(self) -> None:
+    def __init__(self, *unloaded: int) -> None:
         self.ran: list[tuple[int, int, int]] = []
+        self._unloaded = unloaded
+
+    def is_loaded(self, layer: int, expert: int) -> bool:
+        return expert not in self._unloaded
 
     def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         self.ran.append((layer, expert, len(rows)))
@@ -57,7 +71,7 @@ def line_of(*jobs: Job, joins: bool = True) -> Line:
 
 
 def turn_of(line: Line, experts: Sums | ExpertPool) -> tuple[list[Run], list[Job]]:
-    turn = line.next_turn()
+    turn = line.next_turn(experts.is_loaded)
     work(experts, turn)
     return turn, line.settle(turn)
 
@@ -80,10 +94,12 @@ JOBS = st.lists(
 )
 
 
-@given(JOBS, st.booleans())
-def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, dict[int, int]]], joins: bool) -> None:
+@given(JOBS, st.booleans(), st.sets(st.integers(0, 3)))
+def test_every_row_runs_once_in_bounded_runs_and_turns(
+    asked: list[tuple[int, dict[int, int]]], joins: bool, unloaded: set[int]
+) -> None:
     jobs = [job(*sorted(wanted.items()), layer=layer, seed=seed) for seed, (layer, wanted) in enumerate(asked)]
-    line, experts, ended = line_of(*jobs, joins=joins), Sums(), list[Job]()
+    line, experts, ended = line_of(*jobs, joins=joins), Sums(*unloaded), list[Job]()
     while len(line):
         before = len(line)
         turn, done = turn_of(line, experts)
@@ -91,7 +107,8 @@ def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, di
         assert sum(piece.end - piece.start for run in turn for piece in run.pieces if piece.job is first) <= ROWS_A_TURN
         for run in turn:
             size = sum(piece.end - piece.start for piece in run.pieces)
-            assert size <= (ROWS_A_RUN if len(run.pieces) == 1 else JOINED_ROWS)
+            joined_rows = JOINED_ROWS_TO_LOAD if run.expert in unloaded else JOINED_ROWS
+            assert size <= (ROWS_A_RUN if len(run.pieces) == 1 else joined_rows)
             assert {piece.job.request.layer for piece in run.pieces} == {run.layer}
             assert joins or len(run.pieces) == 1
         assert len(line) == before - len(done)
@@ -102,6 +119,23 @@ def test_every_row_runs_once_in_bounded_runs_and_turns(asked: list[tuple[int, di
         expect_answered(each)
     assert sum(size for *_, size in experts.ran) == sum(each.row_count for each in jobs)
     assert not line._blocks, "nothing is remembered of who is gone"
+
+
+def test_expert_that_must_be_loaded_is_loaded_once_for_all_who_wait_for_it() -> None:
+    jobs = [job((0, 20), (1, 20), seed=seed) for seed in range(6)]
+    line, experts = line_of(*jobs), Sums(1)
+    assert turn_of(line, experts)[1] == [jobs[0]]
+    assert experts.ran == [(0, 0, 20), (0, 1, 120)]
+    while len(line):
+        turn_of(line, experts)
+    assert [expert for _, expert, _ in experts.ran].count(1) == 1
+
+
+def test_experts_that_are_loaded_run_before_one_that_may_take_their_place() -> None:
+    experts = Sums(0, 2)
+    turn_of(line_of(only := job((0, 1), (1, 1), (2, 300), (3, 1))), experts)
+    assert experts.ran == [(0, 1, 1), (0, 3, 1), (0, 0, 1), (0, 2, 256), (0, 2, 44)]
+    expect_answered(only)
 
 
 def test_where_company_changes_bits_every_request_runs_alone() -> None:
@@ -205,7 +239,7 @@ def test_memory_that_runs_out_for_one_request_leaves_its_neighbours_alone(
 
 
 def test_typed_error_of_an_expert_is_kept() -> None:
-    class Missing:
+    class Missing(Sums):
         def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
             raise UnknownExpert("gone")
 

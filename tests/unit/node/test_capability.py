@@ -38,6 +38,9 @@ def test_slow_expert_is_measured_with_one_run_of_each_kind(monkeypatch: pytest.M
         def __init__(self) -> None:
             self.ran = []
 
+        def is_loaded(self, layer: int, expert: int) -> bool:
+            return True
+
         def run(self, layer: int, expert: int, rows: object) -> None:
             self.ran.append((layer, expert, len(rows)))  # type: ignore[arg-type]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.bus.service import Counts
-from sawyer.node import health
-from sawyer.node.health import WINDOW, Health, memory_mb
+from sawyer.node.health import WINDOW, Health
 
 
 def test_quantiles_are_those_of_the_last_answers() -> None:
@@ -71,13 +69,3 @@ def test_runs_refusals_and_compute_time_are_counted_for_discovery() -> None:
     assert measured.counts() == Counts(requests=3, errors=2, busy_ns=750_000_000, last_error="last")
     assert measured.data()["runs"] == 4
     assert measured.data()["rows"] == 9
-
-
-def test_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal:       4194304 kB\nMemFree:  1 kB\nMemAvailable:   2097152 kB\n", encoding="ascii")
-    monkeypatch.setattr(health, "Path", lambda _: file)
-    assert memory_mb() == (4096, 2048)
-    file.write_text("nothing of use\n", encoding="ascii")
-    total, free = memory_mb()
-    assert total == free > 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.errors import UsageError
-from sawyer.node.hosting import pairs, parse_experts, parse_share, share
+from sawyer.node.hosting import in_preference, pairs, parse_experts, parse_share, share, without
 from sawyer.schemas.messages import HostedLayer
 from sawyer.schemas.models import ModelLayout
 
@@ -154,3 +154,20 @@ def test_parse_experts_says_where_the_text_is_wrong_and_what_there_is(text: str,
         parse_experts(text, MODEL)
     assert says in error.value.message
     assert hint in error.value.hint
+
+
+PROMISED = (HostedLayer(layer=0, first=(3, 1), replica=(0,)), HostedLayer(layer=5, first=(2,), replica=(1, 2)))
+
+
+def test_experts_of_first_choice_come_before_replicas_and_each_once() -> None:
+    assert in_preference(PROMISED) == [(0, 1), (0, 3), (5, 2), (0, 0), (5, 1)]
+    assert sorted(in_preference(PROMISED)) == sorted(pairs(PROMISED))
+
+
+def test_experts_that_cannot_be_served_are_left_out_of_what_is_promised() -> None:
+    left = without(PROMISED, {(0, 3), (5, 2)})
+    assert left == (
+        HostedLayer(layer=0, first=(1,), replica=(0,)),
+        HostedLayer(layer=5, first=(), replica=(1,)),
+    )
+    assert without(PROMISED, frozenset()) is PROMISED

@@ -26,9 +26,9 @@ NODE_A = NodeId("node-a")
 STARTED_MS = 1_700_000_000_000
 PATIENCE_S = 10.0
 VITALS = Vitals(
-    version="1", provider="CPU", device="x", threads=1, memory_total_mb=1, memory_free_mb=1, queue=0, answers=0,
-    refused=0, rows=0, runs=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0, round_trip_us=0,
-    kilobytes_per_second=0,
+    version="1", provider="CPU", device="x", threads=1, memory_total_mb=1, memory_free_mb=1, loaded=0,
+    loads=0, drops=0, queue=0, answers=0, refused=0, rows=0, runs=0, latency_p50_us=0, latency_p95_us=0,
+    rows_per_second=0, round_trip_us=0, kilobytes_per_second=0,
 )  # fmt: skip
 OTHER = Heartbeat(
     network=NETWORK, node=NODE_A, at_ms=STARTED_MS + 5, beat=9, instance="0b" * 16, started_ms=STARTED_MS - 60_000,

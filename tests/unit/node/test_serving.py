@@ -47,6 +47,9 @@ class FakePool:
         self.gate.set()
         self.at_work = threading.Semaphore(0)
 
+    def is_loaded(self, layer: int, expert: int) -> bool:
+        return True
+
     def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         assert rows.dtype == np.float32
         assert (layer, expert) in self.hosted

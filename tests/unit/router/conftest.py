@@ -40,9 +40,9 @@ def formula(expert: int, rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 VITALS = Vitals(
-    version="test", provider="rogue", device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, queue=0,
-    answers=0, refused=0, rows=0, runs=0, latency_p50_us=0, latency_p95_us=0, rows_per_second=0, round_trip_us=0,
-    kilobytes_per_second=0,
+    version="test", provider="rogue", device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, loaded=0,
+    loads=0, drops=0, queue=0, answers=0, refused=0, rows=0, runs=0, latency_p50_us=0, latency_p95_us=0,
+    rows_per_second=0, round_trip_us=0, kilobytes_per_second=0,
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,9 @@ from sawyer.economy.pricing import sheet_hash
 from sawyer.errors import (
     BadSignature,
     BudgetTooSmall,
+    ConversationRefused,
     MalformedMessage,
+    NoChatTemplate,
     NotAuthorised,
     PromptEmpty,
     PromptTooLong,
@@ -24,7 +26,8 @@ from sawyer.identity.keys import Key
 from sawyer.router.admission import HOLD_MS, MAX_CHARS_A_TOKEN, admit, check_order
 from sawyer.schemas.base import Fact
 from sawyer.schemas.events import REQUEST_KIND, InferenceRequested, PricingPublished
-from sawyer.schemas.messages import GenerateParams, InferRequest, NetworkReply
+from sawyer.schemas.generation import ChatMessage, GenerateParams
+from sawyer.schemas.messages import InferRequest, NetworkReply
 
 NETWORK, MODEL, REQUEST, SALT = "sawyer-net/3f9a1c22", "austen", "0f" * 16, "5a" * 32
 NOW_MS = 1_700_000_000_000
@@ -164,6 +167,72 @@ def test_prompt_without_a_token_is_refused(build: Build, network: NetworkReply) 
     silent: Any = SimpleNamespace(special=frozenset(), encode=lambda text: [])
     with pytest.raises(PromptEmpty):
         admit(build(), network, silent, LAYOUT, NOW_MS)
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+class Tagged:
+    """Writes each role's first letter before what is said; takes no conversation that an assistant begins."""
+
+    def __init__(self) -> None:
+        self.most_chars = 0
+
+    def encode(self, messages: Sequence[ChatMessage], most_chars: int) -> list[int]:
+        self.most_chars = most_chars
+        if messages[0].role == "assistant":
+            raise ConversationRefused("no")
+        return [ord(letter) for each in messages for letter in f"^{each.role[0]}{each.content}"]
+
+
+def talk(*turns: tuple[Any, str]) -> GenerateParams:
+    return GenerateParams(messages=tuple(ChatMessage(role=role, content=said) for role, said in turns), max_tokens=3)
+
+
+def test_conversation_is_priced_as_the_model_reads_it(build: Build, network: NetworkReply) -> None:
+    chat = Tagged()
+    request = build(talk(("system", "S"), ("user", "Hi")))
+    check_order(request, network, MODEL, NOW_MS)
+    admitted = admit(request, network, TOKENIZER, LAYOUT, NOW_MS, chat)
+    assert admitted.ids == [ord(letter) for letter in "^sS^uHi"]
+    assert (admitted.input_tokens, admitted.reservation.tokens) == (5, 8)
+    assert chat.most_chars == MAX_CHARS_A_TOKEN * CONTEXT
+
+
+def test_conversation_that_the_order_does_not_commit_to_is_refused(build: Build, network: NetworkReply) -> None:
+    changed = build(talk(("user", "Hi"))).model_copy(update={"params": talk(("system", "Hi"))})
+    with pytest.raises(MalformedMessage, match="commits"):
+        check_order(changed, network, MODEL, NOW_MS)
+
+
+def test_conversation_with_a_model_without_a_template_is_refused_and_a_prompt_is_not(
+    build: Build, network: NetworkReply
+) -> None:
+    with pytest.raises(NoChatTemplate) as refused:
+        admit(build(talk(("user", "Hi"))), network, TOKENIZER, LAYOUT, NOW_MS)
+    assert "sawyer generate" in refused.value.hint
+    assert admit(build(), network, TOKENIZER, LAYOUT, NOW_MS).input_tokens == 8
+
+
+def test_prompt_of_a_model_with_a_template_is_continued_as_it_is(build: Build, network: NetworkReply) -> None:
+    assert admit(build(), network, TOKENIZER, LAYOUT, NOW_MS, Tagged()).ids == [ord(each) for each in "Emma was"]
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        (talk(("assistant", "Hi")), ConversationRefused),
+        (talk(("user", "")), PromptEmpty),
+        (talk(("user", "x" * CONTEXT)), PromptTooLong),
+        (talk(("user", "x" * (CONTEXT - 4)), ("assistant", "")), PromptTooLong),
+        (talk(*[("user", "x" * 1000)] * 6), PromptTooLong),
+    ],
+)
+def test_conversation_that_cannot_be_answered_is_refused(
+    build: Build, network: NetworkReply, params: GenerateParams, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        admit(build(params), network, TOKENIZER, LAYOUT, NOW_MS, Tagged())
 
 
 def test_prompt_that_can_never_fit_is_refused_before_it_is_tokenized(build: Build, network: NetworkReply) -> None:

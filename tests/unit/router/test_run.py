@@ -18,7 +18,8 @@ from sawyer.router.generation import TokenStep
 from sawyer.router.run import Run
 from sawyer.router.stream import AnswerStream
 from sawyer.router.tally import Tally
-from sawyer.schemas.messages import GenerateParams, InferMessage, Usage
+from sawyer.schemas.generation import GenerateParams
+from sawyer.schemas.messages import InferMessage, Usage
 
 PATIENCE_S = 10.0
 USAGE = Usage(
@@ -85,7 +86,8 @@ class Case:
         self.tally = Tally()
         params = GenerateParams(prompt="", max_tokens=1)
         request: Any = SimpleNamespace(params=params, trace=False, order=SimpleNamespace(body=None))
-        parts: list[Any] = [SimpleNamespace(), SimpleNamespace(model=ModelId("m")), self.bookings, request, ADMITTED]
+        engine, dispatcher = SimpleNamespace(generation=None), SimpleNamespace(model=ModelId("m"))
+        parts: list[Any] = [engine, dispatcher, self.bookings, request, ADMITTED]
         self.run = Run(self.bus, *parts, self.stream, self.tally)
         self.run._generation = OneToken()  # type: ignore[assignment]
 

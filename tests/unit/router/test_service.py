@@ -68,21 +68,22 @@ async def test_echo_reaches_inboxes_under_a_prefix_of_the_users_own(asker: Memor
         assert (await heard.get()).data == b"body"
 
 
-class Compute:
-    """Stands for the worker thread."""
+class Held:
+    """Stands for the engine."""
 
-    ended = False
+    manifest = "ab" * 32
+    layout = SimpleNamespace(moe_layers=(0,), experts=1)
+    closed = False
 
-    def shutdown(self) -> None:
-        self.ended = True
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.mark.parametrize("last", ["_gatherer", "_directory", "_requests"])
 async def test_router_that_cannot_start_ends_what_it_began(
     network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    layout = SimpleNamespace(moe_layers=(0,), experts=1)
-    engine: Any = SimpleNamespace(manifest="ab" * 32, layout=layout, compute=Compute())
+    engine: Any = Held()
     before = asyncio.all_tasks()
     router = Router(MemoryBus(network), RouterIdentity("router-1", Key.generate()), MODEL, engine, SystemClock())
 
@@ -97,5 +98,5 @@ async def test_router_that_cannot_start_ends_what_it_began(
     with pytest.raises(SawyerError, match="gone"):
         await router.run()
     assert network.listeners == []
-    assert engine.compute.ended
+    assert engine.closed
     assert asyncio.all_tasks() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 from sawyer.errors import Busy, NotCanonical, RequestConflict, SawyerError
 from sawyer.schemas import messages
 from sawyer.schemas.base import Fact, Strict, encode_canonical
-from sawyer.schemas.messages import ErrorBody, GenerateParams, InferMessage
+from sawyer.schemas.generation import MAX_MESSAGES, ChatMessage, GenerateParams
+from sawyer.schemas.messages import ErrorBody, InferMessage
+from sawyer.schemas.models import GenerationDefaults
 
 SALT = "5a" * 32
 
@@ -58,11 +61,56 @@ def test_commitment_is_sha256_over_salt_and_canonical_parameters() -> None:
         {"repetition_penalty_milli": 1001},
         {"stop": ("a",)},
         {"logprobs": 0},
+        {"from_model": ("temperature",)},
+        {"prompt": None, "messages": (ChatMessage(role="user", content="Emma"),)},
     ],
 )
 def test_commitment_differs_when_any_parameter_differs(change: dict[str, object]) -> None:
     params = GenerateParams(prompt="Emma", max_tokens=3)
     assert params.model_copy(update=change).commitment(SALT) != params.commitment(SALT)
+
+
+def test_commitment_covers_role_text_and_order_of_every_message() -> None:
+    def committed(*turns: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        params = GenerateParams.model_validate_json(json.dumps({"messages": messages, "max_tokens": 3}))
+        assert GenerateParams.parse(params.canonical()) == params
+        return params.commitment(SALT)
+
+    talks = [
+        (("user", "a"), ("assistant", "b")), (("user", "b"), ("assistant", "a")), (("assistant", "a"), ("user", "b")),
+        (("user", "ab"), ("assistant", "")), (("system", "a"), ("assistant", "b")),
+    ]  # fmt: skip
+    assert len({committed(*talk) for talk in talks}) == len(talks)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, {"messages": []},
+        {"messages": [{"role": "tool", "content": "a"}]}, {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": "a", "name": "x"}]},
+        {"messages": [{"role": "user", "content": ["a"]}]},
+        {"messages": [{"role": "user", "content": "a"}] * (MAX_MESSAGES + 1)},
+        {"prompt": "a", "from_model": ["seed"]}, {"prompt": "a", "from_model": []},
+    ],
+)  # fmt: skip
+def test_neither_or_both_of_prompt_and_messages_and_messages_that_are_none_are_refused(
+    asked: dict[str, object],
+) -> None:
+    with pytest.raises(ValidationError):
+        GenerateParams.model_validate_json(json.dumps({"max_tokens": 3, **asked}))
+
+
+def test_what_is_left_to_the_model_is_what_its_maker_said_where_he_did() -> None:
+    said = GenerationDefaults(temperature_milli=600, top_k=20)
+    left = GenerateParams(
+        prompt="a", max_tokens=1, temperature_milli=800, top_p_milli=900, from_model=("temperature", "top_p")
+    )
+    settled = left.settled(said)
+    assert (settled.temperature_milli, settled.top_k, settled.top_p_milli) == (600, 0, 900)
+    assert left.settled(None) == left
+    assert GenerateParams(prompt="a", max_tokens=1).settled(said) == GenerateParams(prompt="a", max_tokens=1)
 
 
 def test_commitment_differs_with_the_salt() -> None:
@@ -142,8 +190,8 @@ def test_finish_with_more_runs_than_the_limit_is_refused() -> None:
 
 
 VITALS = dict.fromkeys(
-    ("memory_total_mb", "memory_free_mb", "queue", "answers", "refused", "rows", "runs", "latency_p50_us",
-     "latency_p95_us", "rows_per_second", "round_trip_us", "kilobytes_per_second"), 0,
+    ("memory_total_mb", "memory_free_mb", "loaded", "loads", "drops", "queue", "answers", "refused", "rows", "runs",
+     "latency_p50_us", "latency_p95_us", "rows_per_second", "round_trip_us", "kilobytes_per_second"), 0,
 ) | {"version": "0.1", "provider": "CPUExecutionProvider", "device": "AMD EPYC 7763", "threads": 1}  # fmt: skip
 
 

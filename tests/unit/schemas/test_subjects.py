@@ -53,7 +53,9 @@ TAKES_A_NAME: list[Callable[[str], str]] = [
 
 def test_every_builder_is_checked_here() -> None:
     found = {name for name, value in vars(subjects).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert found - {"is_slug", "discovery", "network_token", "network_of"} == set(BUILT) | set(WILDCARDS)
+    assert found - {"is_slug", "discovery", "network_token", "network_of", "model_bucket"} == set(BUILT) | set(
+        WILDCARDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,3 +127,13 @@ def _covers(wildcard: str, subject: str) -> bool:
     if wanted[-1] == ">":
         return len(tokens) >= len(wanted) and _covers(".".join(wanted[:-1]), ".".join(tokens[: len(wanted) - 1]))
     return len(wanted) == len(tokens) and all(a in ("*", b) for a, b in zip(wanted, tokens, strict=True))
+
+
+def test_bucket_is_named_after_model_and_weights() -> None:
+    assert subjects.model_bucket("austen-8m", "14fa" * 16) == "SAWYER_austen-8m_14fa14fa14fa14fa"
+
+
+@pytest.mark.parametrize("model", ["", "a.b", "*", "a b", "../a"])
+def test_bucket_of_a_name_that_is_no_token_is_refused(model: str) -> None:
+    with pytest.raises(UsageError, match="cannot stand in a subject"):
+        subjects.model_bucket(model, "14fa" * 16)

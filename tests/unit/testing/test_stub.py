@@ -26,7 +26,7 @@ from sawyer.ids import new_request_id
 from sawyer.ledger.book import Book
 from sawyer.ledger.entry import StoredRow
 from sawyer.ledger.replay import replay
-from sawyer.schemas.messages import GenerateParams
+from sawyer.schemas.generation import GenerateParams
 from sawyer.testing import StubNetwork
 from sawyer.testing.words import words
 
