@@ -267,6 +267,13 @@ EXCHANGES: Final[tuple[Exchange, ...]] = (
         messages.CosignQuery,
     ),
     _asked(
+        "publication",
+        "The proof that the book has a model's weights: nothing of them is used without.",
+        ("router", "node", "operator"),
+        messages.PublicationReply,
+        messages.PublicationQuery,
+    ),
+    _asked(
         "router",
         "What a router serves and sees. Every router answers: wait a moment for the others.",
         ("client", "operator"),

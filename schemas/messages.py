@@ -29,6 +29,7 @@ from sawyer.schemas.signed import Kind, Signature, Signed
 MAX_SUCCESSORS: Final = 256
 """Keys of the operator and of the ledger that one network may have had: all of them are told to newcomers."""
 MAX_BUCKETS_TOLD: Final = 100
+MAX_ENTRY_PROOF_CHARS: Final = 64 * 1024
 MAX_PROOF_HASHES: Final = 63
 """Of one consistency proof, as in c2sp.org/tlog-witness."""
 
@@ -449,6 +450,19 @@ class CosignReply(Strict):
     witnesses: Count
 
 
+class PublicationQuery(Strict):
+    """Who pulls a model asks whether the book has it. `manifest` names the weights."""
+
+    model: Slug
+    manifest: Sha256
+
+
+class PublicationReply(Strict):
+    """`proof`: a C2SP tlog-proof of the `model.published.v1` in the newest checkpoint, with the entry's bytes."""
+
+    proof: Annotated[str, StringConstraints(max_length=MAX_ENTRY_PROOF_CHARS)]
+
+
 class QueryError(Strict):
     error: ErrorBody
 
@@ -472,5 +486,7 @@ MESSAGES: Final[tuple[type[Strict | Fact], ...]] = (
     TreeReply,
     CosignQuery,
     CosignReply,
+    PublicationQuery,
+    PublicationReply,
     QueryError,
 )

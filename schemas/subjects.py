@@ -96,8 +96,8 @@ def model_bucket(model: str, manifest: str) -> str:
 
 
 def query(what: str) -> str:
-    """Anyone allowed -> bookkeeper (network, members, balance, account, tree, cosign) or router (router): a question
-    that writes nothing into the book."""
+    """Anyone allowed -> bookkeeper (network, members, balance, account, tree, cosign, publication) or router (router):
+    a question that writes nothing into the book."""
     return f"{PREFIX}.query.{_token(what)}"
 
 
@@ -118,7 +118,12 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
     ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),
     ("sawyer.v1.ledger.copy.<network>.<row>", "bookkeeper", "auditor", "a row of the book, kept by JetStream"),
-    ("sawyer.v1.query.<what>", "any", "bookkeeper, router", "network, members, balance, account, tree, cosign; router"),
+    (
+        "sawyer.v1.query.<what>",
+        "any",
+        "bookkeeper, router",
+        "network, members, balance, account, tree, cosign, publication; router",
+    ),
 )
 """(pattern, who sends, who listens, what)."""
 

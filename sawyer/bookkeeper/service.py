@@ -24,7 +24,7 @@ from sawyer.ids import AccountId
 from sawyer.ledger.book import Book
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
-from sawyer.schemas.messages import AccountQuery, BalanceQuery, LedgerReply
+from sawyer.schemas.messages import AccountQuery, BalanceQuery, LedgerReply, PublicationQuery, PublicationReply
 
 MAX_COMMAND_BYTES: Final = 1024 * 1024
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
@@ -177,8 +177,13 @@ class Bookkeeper:
             "account": lambda raw: self._book.account(AccountId(read(AccountQuery, raw).account), self._clock.now_ms()),
             "tree": self._witnessing.tree,
             "cosign": self._witnessing.cosign,
+            "publication": self._publication,
             "balance": lambda raw: self._book.balance(AccountId(read(BalanceQuery, raw).account), self._clock.now_ms()),
         }
+
+    def _publication(self, raw: bytes) -> PublicationReply:
+        query = read(PublicationQuery, raw)
+        return self._book.publication(query.model, query.manifest)
 
     def _answering(self, answer: Callable[[bytes], Strict]) -> Callable[[Message], Awaitable[bytes]]:
         async def serve(message: Message) -> bytes:

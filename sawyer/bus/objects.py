@@ -15,6 +15,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,7 +25,16 @@ import msgspec
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.jetstream import END_OF_BATCH, NO_JETSTREAM, NO_STREAM, NOT_FOUND, answer, error_code, reason
 from sawyer.bus.protocol import Message
-from sawyer.errors import NoAnswer, NobodyServes, NoSpace, NoStore, SawyerError, ServerUnreachable, UnreachableError
+from sawyer.errors import (
+    Busy,
+    NoAnswer,
+    NobodyServes,
+    NoSpace,
+    NoStore,
+    SawyerError,
+    ServerUnreachable,
+    UnreachableError,
+)
 
 CHUNK_BYTES: Final = 512 * 1024
 WINDOW_BYTES: Final = 4 * 1024 * 1024
@@ -37,6 +47,11 @@ _PAGE_MESSAGES: Final = 1024
 _SUBJECTS_PAGE: Final = 100_000
 _SHA: Final = "SHA-256="
 _NAME_IN_USE: Final = 10058
+_WRONG_LAST: Final = (10071, 10164)
+"""Another message came first under this subject."""
+_WRITER: Final = "writer"
+"""Stands where the name of an object's chunks stands: who writes this bucket."""
+_PRESENCE_TIMEOUT_S: Final = 1.0
 _FULL: Final = (10023, 10028, 10047, 10077, 10110)
 """Insufficient resources, memory or storage exceeded, the stream's own limit, the account's limit."""
 
@@ -47,6 +62,7 @@ class Stored(msgspec.Struct, frozen=True):
     name: str
     nuid: str
     size: int = 0
+    chunks: int = 0
     digest: str = ""
     deleted: bool = False
 
@@ -76,6 +92,7 @@ class Bucket:
         self._stream = f"OBJ_{name}"
         self._chunks = f"$O.{name}.C."
         self._metas = f"$O.{name}.M."
+        self._writer = f"{self._chunks}{_WRITER}"
         self._waiting: set[_Inbox] = set()
         bus.on_disconnect(self._lose)
 
@@ -146,21 +163,69 @@ class Bucket:
                 await self._purge(subject)
             raise
 
-    async def sweep(self, kept: Iterable[Stored]) -> int:
-        """Remove the chunks that none of these objects has, which a killed `put` left; how many objects' chunks went.
-        Only where nobody else is writing."""
-        ours = {f"{self._chunks}{each.nuid}" for each in kept}
-        orphans = [subject for subject in await self._subjects(f"{self._chunks}>") if subject not in ours]
-        for subject in orphans:
-            await self._purge(subject)
-        return len(orphans)
+    async def sweep(self, kept: Iterable[Stored]) -> None:
+        """Remove the chunks that none of these objects has, which a killed `put` left. Only inside of `alone`."""
+        ours = {self._writer, *(f"{self._chunks}{each.nuid}" for each in kept)}
+        for subject in await self._subjects(f"{self._chunks}>"):
+            if subject not in ours:
+                await self._purge(subject)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Nobody else is in here for this bucket at the same time; raises Busy if somebody is. Who is killed is out at
+        once: the writer's name is kept in the bucket, and a subscription under that name says that it lives."""
+
+        async def here(name: str) -> bool:
+            try:
+                await self._bus.request(f"$O.{self.name}.W.{name}", b"", _PRESENCE_TIMEOUT_S)
+            except NobodyServes:
+                return False
+            except NoAnswer:  # somebody listens, and never answers
+                pass
+            return True
+
+        ours = secrets.token_hex(11)
+        living = await self._bus.subscribe(f"$O.{self.name}.W.{ours}", lambda _: None)
+        try:
+            last = await self._patient({"last_by_subj": self._writer})
+            if last and await here(last[0].data.decode("ascii", "replace")):
+                raise Busy(self._written_by_another, hint=_ANOTHER)
+            expected = {"Nats-Expected-Last-Subject-Sequence": str(_sequence(last[0]) if last else 0)}
+            async with _Acknowledged(self, f"{self.name}'s writer") as sending:
+                await sending.send(self._writer, ours.encode(), {"Nats-Rollup": "sub", **expected})
+            yield
+        finally:
+            await living.unsubscribe()
+
+    @property
+    def _written_by_another(self) -> str:
+        return f"another process is publishing into bucket {self.name}"
+
+    async def leave(self) -> None:
+        """No writer's name stays in the bucket: the last thing before it is sealed."""
+        await self._purge(self._writer)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def objects(self) -> dict[str, Stored]:
-        """What it holds, by name."""
+        """What it holds as `put` stores it, all of whose chunks are there, by name."""
+        chunks = await self._subjects(f"{self._chunks}>")
         found = (await self._described(subject) for subject in await self._subjects(f"{self._metas}>"))
-        return {each.name: each async for each in found if each is not None and not each.deleted}
+        return {
+            each.name: each
+            async for each in found
+            if each is not None
+            and not each.deleted
+            and chunks.get(f"{self._chunks}{each.nuid}", 0) == each.chunks
+            and (each.chunks > 0 or each.size == 0)
+        }
+
+    async def read(self, name: str, limit_bytes: int) -> bytes | None:
+        """All of a small object, or what is over the limit by a chunk at most; None if it has none of that name."""
+        stored = await self.find(name)
+        if stored is None:
+            return None
+        return b"".join([chunk async for page in self.get(stored, limit_bytes + 1) for chunk in page])
 
     async def find(self, name: str) -> Stored | None:
         """What it says of an object; None if it has none of that name."""
@@ -186,9 +251,7 @@ class Bucket:
         for pause_s in PAUSES_S:
             try:
                 return await self._direct_get(asked)
-            except NoStore:
-                raise
-            except UnreachableError:
+            except ServerUnreachable:
                 await asyncio.sleep(pause_s)
         return await self._direct_get(asked)
 
@@ -199,12 +262,13 @@ class Bucket:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
-    async def _subjects(self, pattern: str) -> list[str]:
-        found: list[str] = []
+    async def _subjects(self, pattern: str) -> dict[str, int]:
+        """How many messages there are under each subject."""
+        found: dict[str, int] = {}
         while len(found) < 2 * MAX_OBJECTS:
             told = await self._known("STREAM.INFO", {"subjects_filter": pattern, "offset": len(found)})
-            page = list((told.get("state") or {}).get("subjects") or ())
-            found += page
+            page = (told.get("state") or {}).get("subjects") or {}
+            found |= page
             if len(page) < _SUBJECTS_PAGE or len(found) >= int(told.get("total") or 0):
                 break
         return found
@@ -280,6 +344,7 @@ PAUSES_S: Final = (0.2, 1.0, 3.0, 10.0)
 """Before a page is asked for again."""
 _NO_STORE: Final = "this NATS server has no JetStream, and so no store of models"
 _SERVER: Final = "Its operator runs nats-server with JetStream (-js); `sawyer up` does."
+_ANOTHER: Final = "Look again when it has ended: it may be all there then."
 _PERMITTED: Final = "Check that the NATS user may use $JS.API.> and $O.> (the server logs what it refuses)."
 
 
@@ -354,6 +419,8 @@ class _Acknowledged(_Inbox):
             raise self._bucket._absent()
         reply = answer(message.data)
         if "error" in reply:
+            if error_code(reply) in _WRONG_LAST:
+                raise Busy(self._bucket._written_by_another, hint=_ANOTHER)
             raise refusal(reply, f"storing {self._what}")
         self._open_bytes -= self._sent.pop(0)
 
@@ -381,7 +448,8 @@ def refusal(reply: Mapping[str, Any], what: str) -> SawyerError:
     if code in _FULL:
         return NoSpace(
             f"JetStream has no room left: {what}: {why}",
-            hint="Give the NATS server more disk (max_file_store), or delete models: sawyer models rm --from-network.",
+            hint="Give the NATS server more disk (max_file_store), or delete models from it: "
+            "sawyer models rm MODEL --from-network.",
         )
     if code in NO_JETSTREAM:
         return NoStore(f"no JetStream for us on this NATS server: {why}", hint=_SERVER)

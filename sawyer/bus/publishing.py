@@ -6,18 +6,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sawyer.bus.objects import CHUNK_BYTES, Bucket, Stored
-from sawyer.errors import ArtifactCorrupt, RefusedError
+from sawyer.bus.several import each_of
+from sawyer.errors import ArtifactCorrupt, BadSignature, NotCanonical, RefusedError
+from sawyer.identity.envelope import check_signed
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.cache import PUBLISHED_FILE
 from sawyer.model.writing import only_writer
+from sawyer.schemas.base import parse_as
+from sawyer.schemas.events import KIND_OF, ModelPublished
 from sawyer.schemas.models import MANIFEST_FILE, FileDigest
+from sawyer.schemas.signed import Signed
 
-FILES_AT_ONCE: Final = 4
+SignedPublication = Signed[ModelPublished]
+MAX_PUBLISHED_BYTES: Final = 64 * 1024
+_ROUNDS: Final = 3
+"""How often what is not there, although it was sent, is sent again."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +39,77 @@ class PublishProgress:
 Heard = Callable[[PublishProgress], None]
 
 
-async def publish_files(bucket: Bucket, artifacts: Artifacts, statement: bytes, heard: Heard | None = None) -> bool:
+async def publish_files(
+    bucket: Bucket,
+    artifacts: Artifacts,
+    statement: bytes,
+    heard: Heard | None = None,
+    operators: Collection[str] = (),
+) -> bool:
     """Returns when the store holds all of it and takes no change any more; False if it did before. `statement` is the
-    signed publication, canonical. Raises ArtifactCorrupt for a local file that is not as the manifest says, Busy if
-    another process publishes it from here, RefusedError for a sealed bucket that holds something else, NoStore,
-    NoSpace, UnreachableError."""
+    signed publication, canonical; `operators` are the keys whose signature under the same is as good. Raises
+    ArtifactCorrupt for a local file that is not as the manifest says, Busy if another process publishes it,
+    RefusedError for a sealed bucket that holds something else or lacks something, NoStore, NoSpace, UnreachableError.
+    """
     with only_writer(artifacts.folder):
         state = await bucket.state()
-        stored = await bucket.objects() if state is not None else {}
-        missing = [file for file in artifacts.manifest.files if not _is_there(stored, file)]
         if state is not None and state.sealed:
-            if missing or not {MANIFEST_FILE, PUBLISHED_FILE} <= stored.keys():
-                lacking = missing[0].path if missing else MANIFEST_FILE
-                raise RefusedError(
-                    f"bucket {bucket.name} is sealed, and {lacking} is not in it as it is here",
-                    hint="Somebody else sealed it. Delete it (sawyer models rm MODEL --from-network), publish again.",
-                )
+            await _check_sealed(bucket, artifacts, statement, operators)
             return False
         await bucket.create()
-        await bucket.sweep(stored.values())
-        await _put_files(bucket, artifacts, missing, heard)
-        for name, content in ((MANIFEST_FILE, artifacts.manifest.canonical()), (PUBLISHED_FILE, statement)):
-            await bucket.put(name, _chunks(content))
-        await bucket.seal()
-    return True
+        async with bucket.alone():
+            stored = await bucket.objects()
+            await bucket.sweep(stored.values())
+            for _ in range(_ROUNDS):
+                missing = _missing(stored, artifacts)
+                await _put_files(bucket, artifacts, missing, heard)
+                for name, content in ((MANIFEST_FILE, artifacts.manifest.canonical()), (PUBLISHED_FILE, statement)):
+                    await bucket.put(name, _chunks(content))
+                stored = await bucket.objects()
+                if not _lacking(stored, artifacts):
+                    await bucket.leave()
+                    await bucket.seal()
+                    return True
+    raise RefusedError(
+        f"bucket {bucket.name} does not keep {_lacking(stored, artifacts)}, which was sent {_ROUNDS} times",
+        hint="Somebody else changes it: see who may write $O.> on the NATS server. It is not sealed.",
+    )
+
+
+def _missing(stored: Mapping[str, Stored], artifacts: Artifacts) -> list[FileDigest]:
+    return [file for file in artifacts.manifest.files if not _is_there(stored, file)]
+
+
+def _lacking(stored: Mapping[str, Stored], artifacts: Artifacts) -> str:
+    """The first name that is not there as it is here; "" if all are."""
+    missing = [file.path for file in _missing(stored, artifacts)]
+    return next(iter((*missing, *sorted({MANIFEST_FILE, PUBLISHED_FILE} - stored.keys()))), "")
+
+
+async def _check_sealed(bucket: Bucket, artifacts: Artifacts, statement: bytes, operators: Collection[str]) -> None:
+    lacking = _lacking(await bucket.objects(), artifacts)
+    manifest = artifacts.manifest.canonical()
+    if not lacking and await bucket.read(MANIFEST_FILE, len(manifest)) != manifest:
+        lacking = MANIFEST_FILE
+    if not lacking and not _says_the_same(await bucket.read(PUBLISHED_FILE, MAX_PUBLISHED_BYTES), statement, operators):
+        lacking = PUBLISHED_FILE
+    if lacking:
+        raise RefusedError(
+            f"bucket {bucket.name} is sealed, and {lacking} is not in it as it is here",
+            hint="Delete it (sawyer models rm MODEL --from-network --all), then publish again.",
+        )
+
+
+def _says_the_same(found: bytes | None, statement: bytes, operators: Collection[str]) -> bool:
+    """Whether it is this statement, or the same one under another key that was the operator's."""
+    if found == statement or found is None:
+        return found == statement
+    try:
+        theirs, ours = (parse_as(SignedPublication, each) for each in (found, statement))
+        check_signed(theirs, KIND_OF[ModelPublished])
+    except (NotCanonical, BadSignature):
+        return False
+    return (theirs.body, theirs.signature.by) == (ours.body, ours.signature.by) and theirs.signature.key_id in operators
 
 
 def _is_there(stored: Mapping[str, Stored], file: FileDigest) -> bool:
@@ -65,7 +120,6 @@ def _is_there(stored: Mapping[str, Stored], file: FileDigest) -> bool:
 async def _put_files(bucket: Bucket, artifacts: Artifacts, missing: Sequence[FileDigest], heard: Heard | None) -> None:
     total = sum(file.size_bytes for file in artifacts.manifest.files)
     done = total - sum(file.size_bytes for file in missing)
-    queue = iter(missing)
 
     def sent(size_bytes: int) -> None:
         nonlocal done
@@ -73,18 +127,11 @@ async def _put_files(bucket: Bucket, artifacts: Artifacts, missing: Sequence[Fil
         if heard is not None:
             heard(PublishProgress(done, total))
 
-    async def work() -> None:
-        for file in queue:
-            await bucket.put(file.path, _content(artifacts, file, sent))
+    async def put(file: FileDigest) -> None:
+        await bucket.put(file.path, _content(artifacts, file, sent))
 
     sent(0)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(FILES_AT_ONCE, len(missing))):
-                group.create_task(work())
-    except* Exception as several:
-        found = [each for each in several.exceptions if not isinstance(each, BaseExceptionGroup)]
-        raise found[0] from several
+    await each_of(missing, put)
 
 
 async def _content(artifacts: Artifacts, file: FileDigest, sent: Callable[[int], None]) -> AsyncIterator[bytes]:

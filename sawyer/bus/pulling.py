@@ -8,42 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from sawyer import durable
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.objects import Bucket
+from sawyer.bus.publishing import MAX_PUBLISHED_BYTES, SignedPublication
+from sawyer.bus.several import each_of
 from sawyer.contexts import NatsTarget
 from sawyer.errors import (
     ArtifactCorrupt,
     BadSignature,
     NoStore,
     NotCanonical,
-    UnreachableError,
     VerificationError,
     WrongManifest,
 )
 from sawyer.identity.envelope import check_signed
 from sawyer.model.artifacts import MAX_MANIFEST_BYTES, Artifacts
-from sawyer.model.cache import PUBLISHED_FILE, ModelCache, Verified, WrongBytes
+from sawyer.model.cache import PUBLISHED_FILE, ModelCache, Room, Verified, WrongBytes
 from sawyer.schemas import subjects
 from sawyer.schemas.base import parse_as
 from sawyer.schemas.events import KIND_OF, ModelPublished
 from sawyer.schemas.models import MANIFEST_FILE, FileDigest, Manifest
 from sawyer.schemas.signed import Signed
 
-FILES_AT_ONCE: Final = 4
-MAX_PUBLISHED_BYTES: Final = 64 * 1024
 OPERATOR: Final = "operator"
 _AGAIN: Final = (
     "It was fetched twice and thrown away. Tell the network's operator, who has to publish it anew: "
-    "sawyer models rm MODEL --from-network, then sawyer models publish MODEL."
+    "sawyer models rm MODEL --from-network --all, then sawyer models publish MODEL."
 )
-
-SignedPublication = Signed[ModelPublished]
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,8 @@ class PulledModel:
         VerificationError or WrongManifest if what is offered is not what the operator signed, UnreachableError."""
         kept = await asyncio.to_thread(cls.kept, target, wanted, cache)
         if kept is not None:
+            with contextlib.suppress(OSError):
+                os.utime(cache.model(wanted.model, wanted.manifest) / PUBLISHED_FILE)  # when it was wanted last
             return kept
         async with _bucket(target, wanted) as bucket:
             published = await _small(bucket, PUBLISHED_FILE, MAX_PUBLISHED_BYTES)
@@ -136,11 +135,14 @@ class PulledModel:
         durable.replace(folder / MANIFEST_FILE, manifest)
         return cls(target, wanted, cache, artifacts)
 
-    async def bring(self, paths: Iterable[str]) -> None:
-        """Returns when these files are here and whole; one that is here with wrong bytes is replaced. Raises
-        ArtifactCorrupt, which names file, bucket and digests, NoSpace before anything is fetched, NoStore,
-        UnreachableError."""
+    async def bring(self, paths: Iterable[str], *, suspect: bool = False) -> None:
+        """Returns when these files are here and whole; one that is here with wrong bytes is replaced (`suspect`: also
+        one that was right when it was looked at last, and has not changed for the system). Raises ArtifactCorrupt,
+        which names file, bucket and digests, NoSpace before anything is fetched, NoStore, UnreachableError."""
         wanted = [self._files[path] for path in dict.fromkeys(paths)]
+        if suspect:
+            for each in wanted:
+                self._verified.forget(each)
         missing = await asyncio.to_thread(lambda: [each for each in wanted if not self._verified.is_right(each)])
         if not missing:
             return
@@ -148,36 +150,31 @@ class PulledModel:
         await asyncio.to_thread(self._cache.sweep)
         keep = {self.artifacts.folder / each.path for each in wanted}
         counter = _Counter(missing, self.progress)
-        queue = iter(missing)
+        with contextlib.ExitStack() as rooms:
+            room = await asyncio.to_thread(rooms.enter_context, self._cache.room(keep))
 
-        async def work(bucket: Bucket) -> None:
-            for file in queue:
-                await self._fetch(bucket, file, keep, counter)
+            async def fetch(file: FileDigest) -> None:
+                await self._fetch(bucket, file, room, counter)
 
-        async with _bucket(self._target, self._wanted) as bucket:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(FILES_AT_ONCE, len(missing))):
-                        group.create_task(work(bucket))
-            except* Exception as several:
-                raise _first(several) from several
+            async with _bucket(self._target, self._wanted) as bucket:
+                await each_of(missing, fetch)
 
-    async def _fetch(self, bucket: Bucket, file: FileDigest, keep: set[Path], counter: _Counter) -> None:
+    async def _fetch(self, bucket: Bucket, file: FileDigest, room: Room, counter: _Counter) -> None:
         problem: ArtifactCorrupt | None = None
-        with self._cache.room(file.size_bytes, keep):
-            for _ in range(2):
-                done = counter.bytes_done
-                try:
-                    await self._receive(bucket, file, counter)
-                    counter.finished()
-                    return
-                except WrongBytes as error:
-                    counter.bytes_done = done
-                    problem = error
+        await asyncio.to_thread(room.take, self.artifacts.folder / file.path, file.size_bytes)
+        for _ in range(2):
+            came = _Came(counter)
+            try:
+                await self._receive(bucket, file, came)
+                counter.finished()
+                return
+            except WrongBytes as error:
+                came.count_for_nothing()
+                problem = error
         assert problem is not None
         raise ArtifactCorrupt(f"bucket {bucket.name}: {problem.message}", hint=_AGAIN) from problem
 
-    async def _receive(self, bucket: Bucket, file: FileDigest, counter: _Counter) -> None:
+    async def _receive(self, bucket: Bucket, file: FileDigest, came: _Came) -> None:
         stored = await bucket.find(file.path)
         if stored is None:
             raise WrongBytes(f"{file.path} is not in the bucket")
@@ -189,7 +186,7 @@ class PulledModel:
 
             async for page in bucket.get(stored, file.size_bytes):
                 await asyncio.to_thread(write, page)
-                counter.add(sum(map(len, page)))
+                came.add(sum(map(len, page)))
         if taking.told is not None:
             self._verified.remember(file, taking.told)
 
@@ -215,6 +212,21 @@ class _Counter:
             self._progress(PullProgress(self._files_done, self._files_total, done, self._bytes_total))
 
 
+class _Came:
+    """What came of one file."""
+
+    def __init__(self, counter: _Counter) -> None:
+        self._counter = counter
+        self._bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
+        self._counter.add(size_bytes)
+
+    def count_for_nothing(self) -> None:
+        self._counter.bytes_done -= self._bytes
+
+
 @contextlib.asynccontextmanager
 async def _bucket(target: NatsTarget, wanted: Wanted) -> AsyncIterator[Bucket]:
     """The bucket of these weights, over a connection of its own: its bytes must not stand before heartbeats."""
@@ -227,21 +239,12 @@ async def _bucket(target: NatsTarget, wanted: Wanted) -> AsyncIterator[Bucket]:
 
 async def _small(bucket: Bucket, name: str, limit_bytes: int) -> bytes:
     """All of a small object. Raises NoStore if there is none, ArtifactCorrupt if it is not small."""
-    stored = await bucket.find(name)
-    if stored is None:
+    found = await bucket.read(name, limit_bytes)
+    if found is None:
         raise NoStore(
             f"bucket {bucket.name} has no {name}: its publishing did not come to its end",
             hint="Its operator goes on with `sawyer models publish MODEL`.",
         )
-    found = bytearray()
-    async for page in bucket.get(stored, limit_bytes + 1):
-        found += b"".join(page)
     if len(found) > limit_bytes:
         raise ArtifactCorrupt(f"bucket {bucket.name}: {name} is over {limit_bytes} bytes", hint=_NOT_OFFERED)
-    return bytes(found)
-
-
-def _first(several: BaseExceptionGroup[Exception]) -> Exception:
-    """One word for people: what is wrong comes before what was not there."""
-    found = [each for each in several.exceptions if not isinstance(each, BaseExceptionGroup)]
-    return next((each for each in found if not isinstance(each, UnreachableError)), found[0])
+    return found

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from sawyer.client.asked import messages_of
 from sawyer.errors import PromptTooLong
-from sawyer.schemas.generation import ChatMessage
+from sawyer.schemas.generation import MAX_MESSAGES, ChatMessage
 
 BETWEEN_TURNS: Final = "\n\n"
 
@@ -34,9 +35,18 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     forgotten: int = 0
 
+    @property
+    def first(self) -> int:
+        """Of the turns that are shown."""
+        return self.forgotten
+
+    @property
+    def shown(self) -> list[Turn]:
+        return self.turns[self.first :]
+
     def prompt(self, said: str) -> str | tuple[ChatMessage, ...]:
         """What the model continues: the turns it is shown, then what is said now."""
-        return BETWEEN_TURNS.join([*(turn.text for turn in self.turns[self.forgotten :]), said])
+        return BETWEEN_TURNS.join([*(turn.text for turn in self.shown), said])
 
     def characters(self, said: str) -> int:
         """How long that is."""
@@ -65,13 +75,13 @@ class Conversation:
     def shorten(self, refused: PromptTooLong, said: str, max_tokens: int) -> int:
         """Forget the oldest turns after the router refused this prompt: as many as its own count of tokens asks for, at
         least one. Returns how many; 0 if what is said now stands alone already and is too long by itself."""
-        shown = self.turns[self.forgotten :]
+        shown = self.shown
         over = _characters_over(refused, self.characters(said), max_tokens)
         dropped = 0
         while dropped < len(shown) and (dropped == 0 or over > 0):
             over -= len(shown[dropped].text) + len(BETWEEN_TURNS)
             dropped += 1
-        self.forgotten += dropped
+        self.forgotten = self.first + dropped
         return dropped
 
 
@@ -81,15 +91,18 @@ class Dialogue(Conversation):
 
     system: str = ""
 
+    @property
+    def first(self) -> int:
+        """No more turns are shown than a conversation may have on the wire."""
+        most = (MAX_MESSAGES - 1 - bool(self.system)) // 2
+        return max(self.forgotten, len(self.turns) - most)
+
     def prompt(self, said: str) -> tuple[ChatMessage, ...]:
-        """What the model answers: the system message, the turns it is shown, what is said now."""
-        shown = self.turns[self.forgotten :]
-        spoken = [each for turn in shown for each in (("user", turn.said), ("assistant", turn.answer))]
+        """What the model answers: the system message, the turns it is shown, what is said now. Raises UsageError for
+        what is no text, or too long."""
+        spoken = [each for turn in self.shown for each in (("user", turn.said), ("assistant", turn.answer))]
         system = [("system", self.system)] if self.system else []
-        return tuple(
-            ChatMessage.model_validate({"role": role, "content": content})
-            for role, content in [*system, *spoken, ("user", said)]
-        )
+        return messages_of([{"role": role, "content": content} for role, content in [*system, *spoken, ("user", said)]])
 
     def characters(self, said: str) -> int:
         """Of all that is told, without what the template writes around it."""

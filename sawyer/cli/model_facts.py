@@ -22,7 +22,7 @@ from sawyer.schemas.tensors import (
 )
 
 FORMATS: Final[tuple[Format, ...]] = ("f32", "f16", "q8", "q4")
-"""From the largest to the smallest, those whose sizes follow from a model's config; that of gguf follows from a file."""
+"""From the largest to the smallest, those whose sizes follow from a config; that of gguf follows from a file."""
 ROUND_TRIPS_MS: Final = (1, 5, 20, 50)
 """From nodes in one city to nodes all over a continent."""
 

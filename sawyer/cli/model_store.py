@@ -4,15 +4,18 @@ that choice, and how a pull looks while it runs."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sawyer import durable
 from sawyer.cli.output import say
 from sawyer.cli.parts import model_folder
-from sawyer.errors import RefusedError, SawyerError, UnknownModel, UnreachableError, UsageError
+from sawyer.errors import RefusedError, SawyerError, UnknownModel, UnreachableError, UsageError, VerificationError
 from sawyer.home import Home, Pin
+from sawyer.ledger.checkpoint import Verifier
+from sawyer.ledger.publication import PROOF_FILE, check_publication
 from sawyer.ledger.succession import known_successors, trusted
 from sawyer.model.catalog import DEMO_MODEL
 from sawyer.schemas import subjects
@@ -78,7 +81,35 @@ async def open_pulled(settings: Settings, network: NetworkReply, published: Mode
     from sawyer.bus.pulling import PulledModel
 
     wanted = wanted_of(settings.home, network, published)
-    return await PulledModel.open(settings.where_nats()[0], wanted, cache_of(settings))
+    files = await PulledModel.open(settings.where_nats()[0], wanted, cache_of(settings))
+    await _prove(settings, network, published, files.artifacts.folder / PROOF_FILE)
+    return files
+
+
+async def _prove(settings: Settings, network: NetworkReply, published: ModelPublished, kept: Path) -> None:
+    """Raises VerificationError unless the book has these weights, by the ledger's keys that this home trusts. The proof
+    is kept."""
+    from sawyer.bus.calls import ask
+    from sawyer.cli.session import connected
+    from sawyer.client.door import check_pinned
+    from sawyer.schemas.messages import PublicationQuery, PublicationReply
+
+    _, verifiers = check_pinned(network, settings.home)
+    if _is_proven(kept, verifiers, published.model, published.manifest):
+        return
+    async with connected(settings, "models") as (bus, _):
+        query = PublicationQuery(model=published.model, manifest=published.manifest)
+        told = await ask(bus, "publication", PublicationReply, query)
+    check_publication(told.proof, verifiers, published.model, published.manifest)
+    durable.replace(kept, told.proof.encode())
+
+
+def _is_proven(kept: Path, verifiers: Sequence[Verifier], model: str, manifest: str) -> bool:
+    try:
+        check_publication(kept.read_text(encoding="utf-8"), verifiers, model, manifest)
+    except (OSError, UnicodeDecodeError, VerificationError):
+        return False
+    return True
 
 
 def wanted_of(home: Home, network: NetworkReply, published: ModelPublished) -> Wanted:
@@ -142,14 +173,16 @@ def pulled_models(home: Home) -> tuple[list[Pulled], list[SawyerError]]:
 
 
 def kept_model(settings: Settings, pulled: Pulled) -> PulledModel | None:
-    """A pulled model whose signature holds, without asking the network; None if it does not hold."""
+    """A pulled model whose signature and proof hold, without asking the network; None if they do not."""
     from sawyer.bus.pulling import PulledModel, Wanted
 
     pin = settings.home.pin()
     if pin is None:
         return None
-    manifest = pulled.manifest
-    operators = operators_of(pin, known_successors(settings.home.successors))
+    manifest, successors = pulled.manifest, known_successors(settings.home.successors)
+    operators, (_, verifiers) = operators_of(pin, successors), trusted(pin, successors)
+    if not _is_proven(pulled.folder / PROOF_FILE, verifiers, manifest.model, manifest.digest()):
+        return None
     wanted = Wanted(pin.network, manifest.model, manifest.digest(), operators)
     return PulledModel.kept(settings.where_nats()[0], wanted, cache_of(settings))
 

@@ -20,6 +20,7 @@ from sawyer.node.choosing import (
     Choice,
     Pair,
     Served,
+    check_room,
     choose,
     parse_memory,
     size_text,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sawyer.engine.session import Device
     from sawyer.model.artifacts import Artifacts
     from sawyer.node.capability import Speed
+    from sawyer.node.memory import Memory
     from sawyer.node.survey import Survey
     from sawyer.schemas.messages import HostedLayer, NetworkReply
 
@@ -119,32 +121,47 @@ async def make_plan(
 
 
 def measure(artifacts: Artifacts, device: Device, threads: int, max_memory: str) -> Machine:
-    """This machine, by running one expert of random weights. Blocking. Raises MissingExtra, UsageError."""
-    from sawyer.engine.probe import ExpertProbe, gpu_memory
-    from sawyer.engine.session import CUDA, device_name
+    """This machine, by running one expert of random weights. Blocking. Raises MissingExtra, and UsageError if there is
+    no room for one expert; on the CPU before it is tried."""
+    from sawyer.engine.experts import FAST
+    from sawyer.engine.footprint import expert_footprint
+    from sawyer.engine.probe import ExpertProbe
+    from sawyer.engine.session import CUDA, device_memory_bytes, device_name, may_run_cuda
     from sawyer.node.capability import speed_of
-    from sawyer.node.memory import read_memory
+    from sawyer.node.memory import Memory, read_memory
 
-    memory = read_memory()
-    parse_memory(max_memory or "1%", memory.total_bytes)  # nonsense is said before anything is measured
-    probe = ExpertProbe(artifacts.layout, artifacts.manifest.format, device=device)
-    total, free = memory.total_bytes, memory.free_bytes
-    if probe.provider == CUDA and (gpu := gpu_memory()) is not None:
-        total, free = gpu
-    if max_memory:
-        budget, why = parse_memory(max_memory, total), f"--max-memory {max_memory}"
-    else:
-        budget, why = free * FREE_PERCENT // 100, f"{FREE_PERCENT} % of what is free"
+    layout, format, memory = artifacts.layout, artifacts.manifest.format, read_memory()
+    budget, why = budget_of(memory, max_memory, on_cpu=True)
+    if format != "f16" and (device == "cpu" or not may_run_cuda()):
+        one = expert_footprint(layout, format, accuracy_level=FAST)
+        check_room(one, min(budget, memory.free_bytes))
+    probe = ExpertProbe(layout, format, device=device)
+    if probe.provider == CUDA:
+        memory = Memory(*(device_memory_bytes() or (memory.total_bytes, memory.free_bytes)))
+        budget, why = budget_of(memory, max_memory, on_cpu=False)
     return Machine(
         probe.provider,
         device_name(probe.provider),
         threads,
         speed_of(probe.run, probe.hidden),
-        total,
-        free,
+        memory.total_bytes,
+        memory.free_bytes,
         budget,
         why,
     )
+
+
+def budget_of(memory: Memory, max_memory: str, *, on_cpu: bool) -> tuple[int, str]:
+    """How many bytes experts may take of this memory, and why: what was asked for, else FREE_PERCENT of what is free
+    and, on the CPU, nothing of what has to stay free while the node runs. Raises UsageError."""
+    from sawyer.node.pressure import floor_bytes
+
+    if max_memory:
+        return parse_memory(max_memory, memory.total_bytes), f"--max-memory {max_memory}"
+    part, floor = memory.free_bytes * FREE_PERCENT // 100, floor_bytes(memory.total_bytes)
+    if on_cpu and memory.free_bytes - floor < part:
+        return max(0, memory.free_bytes - floor), f"what is free less {size_text(floor)} for others"
+    return part, f"{FREE_PERCENT} % of what is free"
 
 
 def _missing_bytes(artifacts: Artifacts, chosen: list[Pair]) -> list[int]:

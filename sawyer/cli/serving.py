@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -18,7 +19,7 @@ from sawyer.cli.model_store import bring_shown, open_model
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption, ThreadsOption
 from sawyer.cli.parts import pin_of, run_part, until_stopped
 from sawyer.clock import SystemClock
-from sawyer.errors import UsageError
+from sawyer.errors import SawyerError, UsageError
 from sawyer.home import Home
 from sawyer.ids import HostId, NetworkId, NodeId
 from sawyer.model.layout import expert_file
@@ -64,14 +65,6 @@ class Serve:
     def device(self) -> Device:
         return cast("Device", self.settings["device"].lower())
 
-    @property
-    def limit_bytes(self) -> int | None:
-        """What loaded experts may take; None for what the machine has."""
-        from sawyer.node.choosing import parse_memory
-        from sawyer.node.memory import read_memory
-
-        return parse_memory(self.max_memory, read_memory().total_bytes) if self.max_memory else None
-
 
 def serve(
     model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
@@ -111,23 +104,28 @@ def serve(
     )
     if not dry_run:
         pin_of(settings.home)
+    if "/" in model and not (Path(model) / MANIFEST_FILE).is_file():
+        raise UsageError(
+            f"{model} is no folder of a split model: it has no {MANIFEST_FILE}",
+            hint="Name a model, as `sawyer models list` does, or the folder that `sawyer models split` has made.",
+        )
     if not dry_run:
         _serve(_asked(settings, model, format, share, experts, max_memory))
         return
-    with _leaving_no_trace(settings, model) as opening:
+    with _leaving_no_trace(settings, model, format) as opening:
         asked = _asked(opening, model, format, share, experts, max_memory)
         _show(replace(asked, settings=settings), as_json=as_json)
 
 
 @contextmanager
-def _leaving_no_trace(settings: Settings, model: str) -> Iterator[Settings]:
-    """Settings with which a model can be opened, and this home stays as it is: those in force if the model is in the
-    home, else the same in a home that is removed at the end."""
-    from sawyer.cli.model_store import pulled_models
+def _leaving_no_trace(settings: Settings, model: str, format: str) -> Iterator[Settings]:
+    """Settings with which a model can be opened, and this home stays as it is: those in force if a folder was named, or
+    if exactly what the network publishes is in the home, else the same in a home that is removed at the end. Raises
+    UnreachableError."""
+    from sawyer.cli.model_store import network_told
 
     home = settings.home
-    named, split = Path(model) / MANIFEST_FILE, home.models.glob(f"{model}-*/{MANIFEST_FILE}")
-    if named.is_file() or any(split) or any(each.manifest.model == model for each in pulled_models(home)[0]):
+    if (Path(model) / MANIFEST_FILE).is_file() or _is_here(home, model, format, asyncio.run(network_told(settings))):
         yield settings
         return
     with TemporaryDirectory(prefix="sawyer-dry-run-") as folder:
@@ -137,6 +135,22 @@ def _leaving_no_trace(settings: Settings, model: str) -> Iterator[Settings]:
             target, source = settings.where_nats()
             elsewhere.values["nats"] = Value("nats", target.url, FLAG, source)
         yield elsewhere
+
+
+def _is_here(home: Home, model: str, format: str, network: NetworkReply) -> bool:
+    from sawyer.cli.model_store import pulled_models
+    from sawyer.model.artifacts import Artifacts
+
+    wanted = next((each for each in network.models if each.model == model and format in ("", each.format)), None)
+    if wanted is None:
+        return False
+    if any(each.manifest.digest() == wanted.manifest for each in pulled_models(home)[0]):
+        return True
+    split = home.models / f"{wanted.model}-{wanted.format}"
+    try:
+        return (split / MANIFEST_FILE).is_file() and Artifacts.open(split).digest == wanted.manifest
+    except SawyerError:
+        return False
 
 
 def _asked(settings: Settings, model: str, format: str, share: str, experts: str, max_memory: str) -> Serve:
@@ -192,9 +206,9 @@ def _serve(asked: Serve) -> None:
     async def main() -> None:
         bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
-            layers = asked.layers if asked.layers is not None else await _chosen(asked, bus)
+            layers, limit_bytes = await _settled(asked, bus)
             await bring_shown(asked.files, _paths(asked.files, layers))
-            hosting = Hosting(asked.files, layers, asked.device, asked.threads, FAST, asked.limit_bytes)
+            hosting = Hosting(asked.files, layers, asked.device, asked.threads, FAST, limit_bytes)
             witness = CheckpointWitness(bus, me.node, me.key, pin, place.witness(name), SystemClock())
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__, witness)
             await until_stopped(agent, bus, lambda: _where_it_runs(asked, agent))
@@ -210,14 +224,21 @@ def _paths(files: ModelFiles, layers: tuple[HostedLayer, ...]) -> list[str]:
     return [expert_file(layer, expert, files.artifacts.manifest.format) for layer, expert in pairs(layers)]
 
 
-async def _chosen(asked: Serve, bus: NatsBus) -> tuple[HostedLayer, ...]:
-    from sawyer.cli.serve_plan import announce, warn
+async def _settled(asked: Serve, bus: NatsBus) -> tuple[tuple[HostedLayer, ...], int | None]:
+    """What to host, and how many bytes loaded experts may take of the memory that they are in: None for what there
+    is."""
+    from sawyer.cli.serve_plan import announce, measure, warn
     from sawyer.cli.session import checked_network
 
+    if asked.layers is not None:
+        if not asked.max_memory:
+            return asked.layers, None
+        machine = await asyncio.to_thread(measure, asked.files.artifacts, asked.device, asked.threads, asked.max_memory)
+        return asked.layers, machine.budget_bytes
     plan = await asked.plan(bus, await checked_network(bus, asked.settings.home))
     warn(plan)
     announce(plan)
-    return plan.choice.layers
+    return plan.choice.layers, plan.machine.budget_bytes if asked.max_memory else None
 
 
 def _where_it_runs(asked: Serve, agent: NodeAgent) -> str:

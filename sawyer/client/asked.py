@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sawyer.errors import UsageError
 from sawyer.schemas.base import first_problem
 from sawyer.schemas.events import MAX_FREE_TOKENS
-from sawyer.schemas.generation import ChatMessage, GenerateParams
+from sawyer.schemas.generation import MAX_MESSAGES, MAX_PROMPT_CHARS, ChatMessage, GenerateParams
 
 Conversation = Sequence[Mapping[str, str] | ChatMessage]
 """Turns in order, each `{"role": "user", "content": "Hello"}`; the roles are system, user and assistant."""
@@ -33,14 +33,8 @@ def params_of(
     `model_defaults` (by default for conversations) is left to the model; of names, those are, and have their value
     where its maker said nothing. Raises UsageError for what makes no sense."""
     talk = not isinstance(asked, str)
-    names: Collection[str]
-    if model_defaults is None or isinstance(model_defaults, bool):
-        leave = talk if model_defaults is None else model_defaults
-        names = [name for name, value in sampling.items() if value is None and leave]
-    else:
-        names = model_defaults
+    left = _left(talk if model_defaults is None else model_defaults, sampling)
     chosen = {name: value for name, value in sampling.items() if value is not None}
-    left = tuple(sorted(set(names)))
     fields = {
         **{f"{name}_milli" if name in _MILLI else name: _counted(name, value) for name, value in chosen.items()},
         **options,
@@ -51,19 +45,16 @@ def params_of(
     try:
         return GenerateParams.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(f"cannot ask for this: {first_problem(error)}") from error
+        raise UsageError(f"cannot ask for this: {_problem(error)}") from error
 
 
 def messages_of(conversation: str | Conversation) -> tuple[ChatMessage, ...]:
     """The turns of a conversation; a text alone is one of the user. Raises UsageError for what is none."""
-    if isinstance(conversation, str):
-        return (ChatMessage(role="user", content=conversation),)
+    told = ({"role": "user", "content": conversation},) if isinstance(conversation, str) else conversation
     try:
-        return tuple(
-            each if isinstance(each, ChatMessage) else ChatMessage.model_validate(dict(each)) for each in conversation
-        )
+        return tuple(each if isinstance(each, ChatMessage) else ChatMessage.model_validate(dict(each)) for each in told)
     except ValidationError as error:
-        raise UsageError(f"not a message of a conversation: {first_problem(error)}", hint=_HINT) from error
+        raise UsageError(f"not a message of a conversation: {_problem(error)}", hint=_HINT) from error
     except (TypeError, ValueError) as error:
         raise UsageError(f"not a conversation: {conversation!r:.80}", hint=_HINT) from error
 
@@ -74,6 +65,34 @@ def most_input_tokens(params: GenerateParams) -> int:
         return len((params.prompt or "").encode()) + MAX_FREE_TOKENS
     said = sum(len(each.content.encode()) for each in params.messages)
     return said + len(params.messages) * TURN_TOKENS + TEMPLATE_TOKENS + MAX_FREE_TOKENS
+
+
+def _left(model_defaults: bool | Collection[str], sampling: Mapping[str, object]) -> tuple[str, ...]:
+    """The names of what is left to the model."""
+    if isinstance(model_defaults, bool):
+        return tuple(sorted(name for name, value in sampling.items() if value is None and model_defaults))
+    try:
+        if isinstance(model_defaults, str):
+            raise TypeError("one text")
+        return tuple(sorted(set(model_defaults)))
+    except TypeError as error:
+        raise UsageError(
+            f"model_defaults must be True, False or names of options, got {model_defaults!r:.80}"
+        ) from error
+
+
+def _problem(error: ValidationError) -> str:
+    """What is wrong with a question, in plain words where they are known."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    field = where.rpartition(".")[2]
+    if first["type"] == "string_too_long" and field in ("prompt", "content"):
+        return f"{where}: the text is over {MAX_PROMPT_CHARS:,} characters"
+    if first["type"] == "too_long" and field == "messages":
+        return f"{where}: a conversation has {MAX_MESSAGES:,} at most"
+    if first["type"] == "string_unicode":
+        return f"{where}: the text holds bytes that are no characters (a lone surrogate)"
+    return first_problem(error)
 
 
 def _counted(name: str, value: object) -> object:

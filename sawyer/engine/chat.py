@@ -1,8 +1,8 @@
 """Renders a conversation with a model's own chat template, as transformers does. The only file that imports jinja2.
 
 A template is a stranger's program: it runs in jinja2's sandbox, in a process of its own with little memory and time
-(conversing.py starts it). `python -m sawyer.engine.chat` is that process: frames of a length (4 bytes, big-endian) and
-JSON come on stdin and go out on stdout; the first that comes is a Program, each later one an Asked, answered by a Told.
+(conversing.py starts it). `python -m sawyer.engine.chat` is that process: frames (frames.py) come on stdin, and go out
+on stdout; the first that comes is a Program, each later one an Asked, answered by a Told.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-NUMBER_BYTES: Final = 4
+from sawyer.engine.frames import NUMBER_BYTES, frame_of
+
 CPU_S: Final = 2
 """Of one rendering; a thousand turns take a few milliseconds."""
 MEMORY_BYTES: Final = 512 * 1024 * 1024
@@ -128,7 +129,7 @@ def answer(program: Program, asked: Asked, compiled: dict[str, Template]) -> Tol
 
 
 def limit() -> None:
-    """No more memory than MEMORY_BYTES, no files, no core dumps, from here on."""
+    """No more memory than MEMORY_BYTES, nothing written to files, no core dumps, from here on."""
     for what, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0),
     ):  # fmt: skip
@@ -141,12 +142,6 @@ def limit_next() -> None:
     """CPU_S from now on: then the system ends this process, whatever it does (SIGXCPU)."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (int(process_time()) + 1 + CPU_S, hard))
-
-
-def frame_of(message: object) -> bytes:
-    """As it goes through the pipe."""
-    payload = json.dumps(message).encode()
-    return len(payload).to_bytes(NUMBER_BYTES, "big") + payload
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ promised, and `row_exact` says so.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -30,6 +31,8 @@ FAST: Final = 4
 """accuracy_level of q4 and q8 in production: rows are rounded to int8 and multiplied in integers."""
 EXACT: Final = 0
 """accuracy_level of q4 and q8 in parity tests: the dequantised weights times float32 rows."""
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[int, int], Mapping[str, Array]]
 """(layer, expert) -> the verified sections of its file. Raises ArtifactCorrupt."""
@@ -137,8 +140,7 @@ class ExpertPool:
     def relieve(self, lacking_bytes: int) -> int:
         """Give so much memory back, as far as experts that nobody uses now take it: all but the one used last. Returns
         how many were dropped. Blocking, milliseconds."""
-        wanted = -(-lacking_bytes // self._footprint.kept_bytes)
-        return self._drop(min(wanted, len(self._loaded) - 1))
+        return self._drop(-(-lacking_bytes // self._footprint.kept_bytes), keep=1)
 
     def _take(self, pair: tuple[int, int]) -> _Loaded:
         """The loaded expert, which stays so until `_let_go`."""
@@ -168,8 +170,10 @@ class ExpertPool:
 
     def _load(self, pair: tuple[int, int]) -> _Loaded:
         started_s, short = perf_counter(), self._short_bytes(self._needed_bytes)
+        weights = self._read(*pair)  # first: nobody makes room for an expert whose file is wrong
         self._drop(max(len(self._loaded) + 1 - self._most, -(-short // self._footprint.kept_bytes)))
-        held = _Loaded(self._open(self._graphs[pair[0]], self._read(*pair)), users=1)
+        held = _Loaded(self._open(self._graphs[pair[0]], weights), users=1)
+        del weights  # before what was freed is given back
         with self._lock:
             self._loaded[pair] = held
             self._loads += 1
@@ -178,29 +182,37 @@ class ExpertPool:
         return held
 
     def _open(self, graph: bytes, weights: Mapping[str, Array]) -> Session:
-        try:
-            session = Session(graph, weights, device=self._device)
-        except SawyerError:
-            raise
-        except Exception:  # ONNX Runtime has no type for "no memory left", on a GPU above all
-            with self._lock:
-                self._most = max(1, len(self._loaded))
-            if not self._drop(max(1, self._most // 4)):
-                raise
-            session = Session(graph, weights, device=self._device)
+        session = self._made(graph, weights)
         self.provider = self.provider or running_provider(session)
         if self._format == "f16" and running_provider(session) != CUDA:
             raise _needs_cuda(running_provider(session))
         return session
 
+    def _made(self, graph: bytes, weights: Mapping[str, Array]) -> Session:
+        """ONNX Runtime has no type for "no memory left", on a GPU above all: what fails twice, and not for a reason
+        that has one, counts as that, and as many as are loaded then are the most from then on."""
+        try:
+            return Session(graph, weights, device=self._device)
+        except SawyerError:
+            raise
+        except Exception as error:  # noqa: BLE001  (raised below if it did not pass)
+            log.debug("an expert did not load: %s", error)
+        try:
+            return Session(graph, weights, device=self._device)
+        except Exception:
+            with self._lock:
+                self._most = max(1, len(self._loaded))
+            if not self._drop(max(1, self._most // 4)):
+                raise
+        return Session(graph, weights, device=self._device)
+
     def _short_bytes(self, needed_bytes: int) -> int:
         return self._lacking(needed_bytes) if self.uses_main_memory else 0
 
-    def _drop(self, count: int) -> int:
-        """At most so many, the one used least recently first; none that is in use."""
-        if count <= 0:
-            return 0
+    def _drop(self, count: int, keep: int = 0) -> int:
+        """At most so many, the one used least recently first; none that is in use, and `keep` stay."""
         with self._lock:
+            count = max(0, min(count, len(self._loaded) - keep))
             idle = [pair for pair, held in self._loaded.items() if not held.users][:count]
             dropped = [self._loaded.pop(pair) for pair in idle]
             self._drops += len(idle)

@@ -3,7 +3,6 @@ before any of them is here."""
 
 from __future__ import annotations
 
-import subprocess
 from typing import Final
 
 import numpy as np
@@ -16,7 +15,6 @@ from sawyer.model.graphs import expert_graph
 from sawyer.model.layout import Array, Section, expert_shape
 from sawyer.schemas.models import Format, ModelLayout
 
-QUERY_TIMEOUT_S: Final = 10
 _SCALE: Final = np.float32(0.02)
 """About as large as trained weights are."""
 
@@ -50,14 +48,3 @@ def _drawn(section: Section, random: np.random.Generator) -> Array:
         return random.integers(0, 256, section.shape, np.uint8)
     drawn = random.standard_normal(section.shape, np.float32) * _SCALE
     return drawn.astype(section.dtype)
-
-
-def gpu_memory() -> tuple[int, int] | None:
-    """(total, free) bytes of the first GPU, as its driver says; None if that cannot be asked."""
-    query = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits", "--id=0"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=True)
-        total_mib, free_mib = (int(each) for each in done.stdout.split(","))
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-    return total_mib * 2**20, free_mib * 2**20

@@ -178,9 +178,16 @@ def _gpu_name() -> str:
     return _nvidia_smi("name") or "unknown CUDA device"
 
 
+def _first_gpu() -> str:
+    """The GPU on which sessions run, as nvidia-smi takes it: the first that CUDA_VISIBLE_DEVICES names."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    return first if re.fullmatch(r"\d{1,4}|GPU-[0-9a-f-]{8,36}", first, re.ASCII) else "0"
+
+
 def _nvidia_smi(asked: str, *formats: str) -> str:
-    """What the driver's own tool says of the first GPU; nothing where it is not there."""
-    query = ["nvidia-smi", f"--query-gpu={asked}", f"--format={','.join(('csv', 'noheader', *formats))}", "--id=0"]
+    """What the driver's own tool says of the GPU in use; nothing where it is not there."""
+    form = ",".join(("csv", "noheader", *formats))
+    query = ["nvidia-smi", f"--query-gpu={asked}", f"--format={form}", f"--id={_first_gpu()}"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

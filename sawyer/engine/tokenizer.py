@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from sawyer.errors import ArtifactCorrupt, MissingExtra
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.layout import TOKENIZER_FILE
 
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it has threads of its own, and fears every fork
+
 try:
     import tokenizers
 except ImportError as error:
@@ -21,6 +24,10 @@ except ImportError as error:
 
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
 """A token of byte-fallback vocabularies: one byte of a character that has no token."""
+
+
+_NO_SPACE_BEFORE: Final = {"prepend": "", "prepend_scheme": "never", "add_prefix_space": False}
+"""How the steps of a tokenizer are told to put no space before a text."""
 
 
 class Tokenizer:
@@ -50,36 +57,63 @@ class Tokenizer:
         self._unknown = None if unknown is None else self.raw.token_to_id(unknown)
         self._plain: Any = None
         self._lock = threading.Lock()
-        self.special = frozenset(i for i, token in self.raw.get_added_tokens_decoder().items() if token.special)
+        added = self.raw.get_added_tokens_decoder()
+        self.special = frozenset(i for i, token in added.items() if token.special)
+        self._added = {i: token.content for i, token in added.items() if i != self._unknown}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, with the special tokens that the model expects around it."""
-        ids: list[int] = self.raw.encode(text).ids
+        ids: list[int] = _encoded(self.raw, [text], add_special_tokens=True)[0].ids
         return ids
 
-    def encode_as_written(self, text: str) -> list[int]:
-        """The ids of a text that writes its special tokens itself: none is added."""
-        ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
-        return ids
+    def encode_as_written(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each of these texts, which write their special tokens themselves: none is added."""
+        return [each.ids for each in _encoded(self.raw, texts)]
 
     def encode_as_characters(self, text: str) -> list[int]:
-        """The ids of a text in which nothing is a special token, whatever it spells."""
-        with self._lock:
-            if self._plain is None:  # seldom: nobody else needs a second one
-                self._plain = tokenizers.Tokenizer.from_str(self.raw.to_str())
-                self._plain.encode_special_tokens = True
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        return ids
+        """The ids of a text inside another, in which nothing is an added token, special or not, whatever it spells."""
+        plain = self._without_added()
+        ids: list[int] = _encoded(plain, [text])[0].ids
+        if self._added.keys().isdisjoint(ids):
+            return ids
+        alone = (each for character in _encoded(plain, list(text)) for each in character.ids)  # merges spell it, too
+        return [each for each in alone if each not in self._added]
 
-    def special_in(self, text: str) -> list[tuple[int, int]]:
-        """Where this text spells special tokens: (begin, end). A character that has no token spells none."""
-        found = self.raw.encode(text, add_special_tokens=False)
-        spans = zip(found.ids, found.offsets, strict=True)
+    def marks_in(self, template: str) -> frozenset[int]:
+        """The added tokens that a chat template writes and that are not special, such as `<think>`. Words and spaces
+        are none: everybody writes those."""
+        return frozenset(
+            i
+            for i, text in self._added.items()
+            if i not in self.special and text in template and not text.isalnum() and not text.isspace()
+        )
+
+    def special_in(self, text: str, marks: frozenset[int] = frozenset()) -> list[tuple[int, int]]:
+        """Where this text spells special tokens or one of these `marks`: (begin, end). A character that has no token
+        spells none."""
+        found = _encoded(self.raw, [text])[0]
+        wanted = self.special | marks
+        if wanted.isdisjoint(found.ids):
+            return []
         return [
             (begin, end)
-            for token, (begin, end) in spans
-            if token in self.special and (token != self._unknown or self.raw.id_to_token(token) in text[begin:end])
+            for token, (begin, end) in zip(found.ids, found.offsets, strict=True)
+            if token in wanted and (token != self._unknown or self.raw.id_to_token(token) in text[begin:end])
         ]
+
+    def _without_added(self) -> Any:
+        """A second tokenizer, for which nothing is an added token, and no text a beginning; made when it is needed."""
+        with self._lock:
+            if self._plain is None:
+                told = json.loads(self.raw.to_str())
+                for each in told["added_tokens"]:
+                    each["special"] = True
+                for step in (told["normalizer"] or {}, told["pre_tokenizer"] or {}):
+                    for each in (step, *step.get("normalizers", ()), *step.get("pretokenizers", ())):
+                        each |= {name: value for name, value in _NO_SPACE_BEFORE.items() if name in each}
+                self._plain = tokenizers.Tokenizer.from_str(json.dumps(told))
+                self._plain.encode_special_tokens = True
+        return self._plain
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens, and ids that are no tokens, stand for nothing."""
@@ -148,6 +182,12 @@ class _WindowStream:
         after = self._tokenizer.decode([*self._anchor, *self._held])
         self._anchor, self._held = self._held[-1:], []
         return after[len(before) :]
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool = False) -> list[Any]:
+    """The encodings of texts. As a batch, also of one: only then is the interpreter free for others meanwhile."""
+    encodings: list[Any] = tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+    return encodings
 
 
 def _token_bytes(token: str) -> bytes:

@@ -12,31 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
-from sawyer.errors import RefusedError, SawyerError, UnknownAccount, WriterFenced
+from sawyer.errors import RefusedError, SawyerError, UnknownAccount, UnknownModel, WriterFenced
 from sawyer.identity.keys import Key
 from sawyer.ids import AccountId, NetworkId, RequestId
 from sawyer.ledger import snapshot
 from sawyer.ledger.chain import verifier_of
 from sawyer.ledger.checkpoint import Checkpoint
 from sawyer.ledger.commands import LEDGER_NAME, VerifiedCommand, check, command
-from sawyer.ledger.decide import SNAPSHOT_STREAM, Decision, OfRequest, decide
+from sawyer.ledger.decide import SNAPSHOT_STREAM, Decision, OfRequest, decide, publication_id
 from sawyer.ledger.entry import CHECKPOINT_STREAM, CHECKPOINT_TOPIC, StoredRow, decode_entry, encode_entry
 from sawyer.ledger.loading import Loaded, Loader
 from sawyer.ledger.membership import ledger_key
 from sawyer.ledger.merkle import leaf_hash
 from sawyer.ledger.past import StoredPast
+from sawyer.ledger.proof import InclusionProof
 from sawyer.ledger.seek import entries_from
 from sawyer.ledger.state import State
 from sawyer.ledger.store import Store, Synchronous, open_store
 from sawyer.ledger.succession import Succession
+from sawyer.ledger.telling import bucket, ref, registered
 from sawyer.ledger.views import Views
-from sawyer.projections.balances import COMPLETED, BucketRow
+from sawyer.projections.balances import COMPLETED
 from sawyer.projections.fold import Entry
-from sawyer.projections.nodes import NodeRow
 from sawyer.schemas.events import (
     InferenceCompleted,
     KeyAdded,
-    NodeRegistered,
     ReservationExpired,
     SnapshotTaken,
     TokensExpired,
@@ -44,7 +44,6 @@ from sawyer.schemas.events import (
 )
 from sawyer.schemas.messages import (
     MAX_BUCKETS_TOLD,
-    AccountBucket,
     AccountReply,
     BalanceReply,
     EntryRef,
@@ -52,6 +51,7 @@ from sawyer.schemas.messages import (
     LedgerReply,
     MembersReply,
     NetworkReply,
+    PublicationReply,
 )
 
 log = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ class Book:
                 opened=row.seq,
                 balance=balance,
                 grants=row.grants,
-                buckets=tuple(map(_bucket, self._state.balances.buckets(account)[:MAX_BUCKETS_TOLD])),
+                buckets=tuple(map(bucket, self._state.balances.buckets(account)[:MAX_BUCKETS_TOLD])),
             )
 
     def network(self, now_ms: int) -> NetworkReply:
@@ -281,8 +281,8 @@ class Book:
             registry, nodes = self._state.registry, sorted(self._state.nodes.nodes.items())
             kept = ((row.name, key) for key, row in registry.keys.items() if key not in registry.revoked)
             routers = tuple(sorted((name, key) for name, key in kept if registry.keys[key].role == "router"))
-            registered = tuple(_registered(self._network, node, row) for node, row in nodes)
-            return MembersReply(nodes=registered, routers=routers, seq=self.size)
+            members = tuple(registered(self._network, node, row) for node, row in nodes)
+            return MembersReply(nodes=members, routers=routers, seq=self.size)
 
     def completed(self, request: RequestId) -> Completed | None:
         """How a request was billed, or None if it was not."""
@@ -301,6 +301,18 @@ class Book:
         sizes that the book has not reached, SawyerError."""
         with self._lock:
             return self._state.tree.consistency(old_size, new_size, self._leaves)
+
+    def publication(self, model: str, manifest: str) -> PublicationReply:
+        """The proof that these weights were published, whether others have replaced them or not. Raises UnknownModel if
+        they never were, SawyerError."""
+        with self._lock:
+            found = self._state.entries.find(publication_id(model, manifest))
+            if found is None or (model, manifest) not in self._state.registry.manifests:
+                raise UnknownModel(f"this network never published {model} as {manifest[:16]}")
+            raw, size = self._store.row(found.stream, found.version).state, self._state.tree.size
+            seq = decode_entry(raw).seq
+            hashes = self._state.tree.inclusion(seq - 1, size, self._leaves)
+            return PublicationReply(proof=InclusionProof(seq - 1, tuple(hashes), raw, self._at.note).encode())
 
     def _leaves(self, first: int, count: int) -> list[bytes]:
         return [leaf_hash(raw) for raw in self.entry_bytes(first + 1, count)]
@@ -330,7 +342,7 @@ class Book:
             rows.append(StoredRow(entry.stream, entry.version, entry.kind, raw))
             written[entry.stream, entry.version] = entry
             state.apply(entry)
-            replies.append(LedgerReply(entry=_ref(entry), repeated=False))
+            replies.append(LedgerReply(entry=ref(entry), repeated=False))
         if rows:
             note = Checkpoint(self._network, state.tree.size, state.tree.root()).sign(self._signing_key(signer))
             self._store.append(
@@ -385,7 +397,7 @@ class Book:
             if found is None:
                 raise SawyerError(f"{decision.idem} was decided as a repeat, and is not in the book")
             place = (found.stream, found.version)
-        return _ref(written[place] if place in written else decode_entry(self._store.row(*place).state))
+        return ref(written[place] if place in written else decode_entry(self._store.row(*place).state))
 
     def _try_snapshot(self, now_ms: int) -> None:
         """The commit before it is durable, and is answered so, whatever becomes of the snapshot."""
@@ -472,29 +484,3 @@ def _new_request(asked: VerifiedCommand) -> str:
     if not isinstance(body, OfRequest):
         return ""
     return body.request.body.request if isinstance(body, TokensReserved | InferenceCompleted) else body.request
-
-
-def _registered(network: NetworkId, node: str, row: NodeRow) -> NodeRegistered:
-    return NodeRegistered(
-        network=network, node=node, host=row.host, key=row.key, device=row.device, memory_mb=row.memory_mb,
-        promised_us=row.promised_us,
-    )  # fmt: skip
-
-
-def _bucket(row: BucketRow) -> AccountBucket:
-    return AccountBucket(
-        grant=row.grant,
-        tier=row.tier,
-        granted=row.tokens,
-        available=row.available,
-        held=row.held,
-        consumed=row.consumed,
-        expired=row.expired,
-        valid_from_ms=row.valid_from_ms,
-        expires_ms=row.expires_ms,
-        seq=row.seq,
-    )
-
-
-def _ref(entry: Entry) -> EntryRef:
-    return EntryRef(seq=entry.seq, leaf=entry.leaf, kind=entry.kind, ts_ms=entry.ts_ms, decided=entry.decided)

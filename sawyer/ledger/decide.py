@@ -122,7 +122,7 @@ _PLACES: Final[dict[type, Callable[[Any], tuple[str, str]]]] = {
     KeyAdded: lambda fact: ("network:keys", f"key:{fact.key}"),
     KeyRotated: lambda fact: (f"{fact.role}:{fact.name}", f"rotate:{fact.key}"),
     KeyRevoked: lambda fact: ("network:keys", f"revoke:{fact.key}:{fact.since_ms}"),
-    ModelPublished: lambda fact: ("network:models", f"model:{fact.model}:{fact.manifest[:16]}"),
+    ModelPublished: lambda fact: ("network:models", publication_id(fact.model, fact.manifest)),
     PricingPublished: lambda fact: ("network:pricing", f"pricing:{sheet_hash(fact)[:16]}"),
     NodeRegistered: lambda fact: (f"node:{fact.node}", f"node:{fact.node}"),
     AccountOpened: lambda fact: (f"account:{fact.account}", f"account:{fact.account}"),
@@ -135,6 +135,11 @@ _PLACES: Final[dict[type, Callable[[Any], tuple[str, str]]]] = {
     SnapshotTaken: lambda fact: (SNAPSHOT_STREAM, f"snapshot:{fact.size}"),
     SubjectErased: lambda fact: (f"account:{fact.subject}", f"erase:{fact.subject}"),
 }
+
+
+def publication_id(model: str, manifest: str) -> str:
+    """What makes the publication of these weights one fact, however often it is said."""
+    return f"model:{model}:{manifest[:16]}"
 
 
 def _place_of_request(what: str, request: str) -> tuple[str, str]:

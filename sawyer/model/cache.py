@@ -12,25 +12,28 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from sawyer import durable
-from sawyer.errors import ArtifactCorrupt, NoSpace, UsageError
-from sawyer.model.artifacts import Artifacts
+from sawyer.errors import ArtifactCorrupt, NoSpace, SawyerError, UsageError
+from sawyer.model.artifacts import Artifacts, check_file
 from sawyer.model.writing import PART_SUFFIX
 from sawyer.schemas.models import MANIFEST_FILE, FileDigest
 
 PUBLISHED_FILE: Final = "published.json"
 """The operator's signed publication of the manifest, beside it."""
 _WEIGHTS: Final = ".bin"
-_READ_BYTES: Final = 1 << 22
 _PART_ATTEMPTS: Final = 100
+_PULLED: Final = re.compile(r"(.+)-[0-9a-f]{16}")
 _LIMIT_HINT: Final = "Raise it: cache_limit in config.toml, or SAWYER_CACHE_LIMIT. Or pull less: --experts, --share."
 
 
@@ -49,7 +52,8 @@ class ModelCache:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
-        self._reserved = 0
+        self._rooms: list[Room] = []
+        self._swept = False
 
     def model(self, model: str, manifest: str) -> Path:
         """The folder of these weights, which may not exist yet."""
@@ -58,6 +62,22 @@ class ModelCache:
     def models(self) -> list[Path]:
         """The folders of all models whose manifest is here."""
         return sorted(file.parent for file in self.folder.glob(f"*/{MANIFEST_FILE}"))
+
+    def damaged(self) -> list[tuple[str, Path]]:
+        """(model, folder) of what was pulled and has no manifest that can be used, or another's."""
+        found = []
+        for folder in sorted(self.folder.glob("*/")):
+            named = _PULLED.fullmatch(folder.name)
+            if named is None:
+                continue
+            try:
+                here = Artifacts.open(folder)
+                if self.model(here.manifest.model, here.digest).name == folder.name:
+                    continue
+            except SawyerError:
+                pass
+            found.append((named[1], folder))
+        return found
 
     def weights(self) -> list[Cached]:
         """Every weights file, the one that was not used longest first."""
@@ -74,15 +94,18 @@ class ModelCache:
 
     def remove(self, folder: Path) -> int:
         """Delete a pulled model; how many bytes that freed. Raises UsageError for a folder that is not in here."""
-        if folder.parent != self.folder or not (folder / MANIFEST_FILE).is_file():
+        if folder.parent != self.folder or _PULLED.fullmatch(folder.name) is None or not folder.is_dir():
             raise UsageError(f"{folder} is no pulled model in {self.folder}")
         freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        (folder / MANIFEST_FILE).unlink()  # first: without it nobody takes the rest for a model
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # first: without it nobody takes the rest for a model
         shutil.rmtree(folder)
         return freed
 
     def sweep(self) -> None:
-        """Remove what killed pulls left: parts that nobody holds."""
+        """Remove what killed pulls left: parts that nobody holds. Once: this one's own pulls leave none."""
+        if self._swept:
+            return
+        self._swept = True
         for path in self.folder.glob(f"**/.*{PART_SUFFIX}"):
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,24 +127,14 @@ class ModelCache:
             raise NoSpace(f"{_gb(needed)} are to be pulled into {self.folder}, and its disk has {_gb(free)} free")
 
     @contextlib.contextmanager
-    def room(self, size_bytes: int, keep: Collection[Path]) -> Iterator[None]:
-        """Room for so many bytes, made by removing what was not used longest, and never one of `keep`. Raises NoSpace
-        if all of the others are not enough."""
-        here = self.weights()
-        over = sum(each.size_bytes for each in here) + self._reserved + size_bytes - self.limit_bytes
-        for each in here:
-            if over <= 0:
-                break
-            if each.path not in keep:
-                each.path.unlink(missing_ok=True)
-                over -= each.size_bytes
-        if over > 0:
-            raise NoSpace(f"the cache of models is full: {_gb(self.limit_bytes)} in {self.folder}", hint=_LIMIT_HINT)
-        self._reserved += size_bytes
+    def room(self, keep: Collection[Path]) -> Iterator[Room]:
+        """Room for some files, which never takes one of `keep`. Lists the cache, once."""
+        made = Room(self, keep)
+        self._rooms.append(made)
         try:
-            yield
+            yield made
         finally:
-            self._reserved -= size_bytes
+            self._rooms.remove(made)
 
     @contextlib.contextmanager
     def receiving(self, folder: Path, file: FileDigest) -> Iterator[Receiving]:
@@ -144,6 +157,40 @@ class ModelCache:
                 part.unlink(missing_ok=True)
                 raise
             durable.sync_folder(final.parent)
+
+
+class Room:
+    """What the cache held when this was made, and what came and gave way since: the cache is not listed for each file.
+    What other processes bring meanwhile is counted by the next one."""
+
+    def __init__(self, cache: ModelCache, keep: Collection[Path]) -> None:
+        self.taken = 0
+        """Bytes of the files that it was taken for."""
+        self._cache = cache
+        self._lock = threading.Lock()
+        here = cache.weights()
+        self._sizes = {each.path: each.size_bytes for each in here}
+        self._used = sum(self._sizes.values())
+        self._oldest = deque(each for each in here if each.path not in keep)
+
+    def take(self, path: Path, size_bytes: int) -> None:
+        """Room for this file, made by removing what was not used longest; one that it replaces does not count. Raises
+        NoSpace if all of the others are not enough."""
+        cache = self._cache
+        with self._lock:
+            others = sum(each.taken for each in cache._rooms if each is not self)
+            self._used += size_bytes - self._sizes.get(path, 0)
+            while self._used + others > cache.limit_bytes and self._oldest:
+                each = self._oldest.popleft()
+                if each.path != path:
+                    each.path.unlink(missing_ok=True)
+                    self._used -= self._sizes.pop(each.path)
+            if self._used + others > cache.limit_bytes:
+                self._used -= size_bytes - self._sizes.get(path, 0)
+                full = f"the cache of models is full: {_gb(cache.limit_bytes)} in {cache.folder}"
+                raise NoSpace(full, hint=_LIMIT_HINT)
+            self._sizes[path] = size_bytes
+            self.taken += size_bytes
 
 
 class WrongBytes(ArtifactCorrupt):
@@ -180,7 +227,7 @@ class Receiving:
 
 class Verified:
     """Which files of a folder this process found right, and still are the same files: gigabytes are not hashed at every
-    look."""
+    look. A disk can change bytes and nothing else: who reads wrong ones has to `forget`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -208,6 +255,10 @@ class Verified:
         """This file was verified while it came."""
         self._seen[file.path] = _mark(told)
 
+    def forget(self, file: FileDigest) -> None:
+        """Read it at the next look."""
+        self._seen.pop(file.path, None)
+
 
 def _mark(told: os.stat_result) -> tuple[int, int, int]:
     return told.st_ino, told.st_size, told.st_mtime_ns
@@ -222,23 +273,13 @@ def problems(artifacts: Artifacts, *, partial: bool) -> Iterator[tuple[str, str]
                 yield file.path, "it is missing"
             continue
         try:
-            size = path.stat().st_size
-            with path.open("rb") as stream:
-                got = _sha256(stream) if size == file.size_bytes else ""
-        except OSError as error:
-            yield file.path, f"it cannot be read: {error.strerror}"
-            continue
-        if size != file.size_bytes:
-            yield file.path, f"expected {file.size_bytes} bytes, got {size}"
-        elif got != file.sha256:
-            yield file.path, f"expected SHA-256 {file.sha256}, got {got}"
+            check_file(artifacts.folder, file)
+        except ArtifactCorrupt as error:
+            yield file.path, error.message.removeprefix(f"{path}: ")
 
 
 def _sha256(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(_READ_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _part(final: Path) -> tuple[Path, BinaryIO]:

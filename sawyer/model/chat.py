@@ -63,29 +63,34 @@ def template_of(template: object, tokens: Mapping[str, str]) -> ChatTemplate | N
 
 def defaults_in(generation_config: Mapping[str, Any]) -> GenerationDefaults | None:
     """What a generation_config.json says, and nothing that it does not: temperature and limits count only with
-    `do_sample`, as in transformers. None where it says nothing. Raises CheckpointCorrupt for impossible numbers."""
-    told: dict[str, int] = {}
+    `do_sample`, as in transformers. None where it says nothing. It is advice: what makes no sense is left out."""
+    told: dict[str, int | None] = {"repetition_penalty_milli": _milli(generation_config.get("repetition_penalty"))}
     if generation_config.get("do_sample") is True:
-        for name in ("temperature", "top_p", "min_p"):
-            _add_milli(told, name, generation_config)
-        top_k = generation_config.get("top_k")
-        if top_k is not None:
-            told["top_k"] = top_k
-        told.setdefault("temperature_milli", 1000)
-    _add_milli(told, "repetition_penalty", generation_config)
-    if not told:
-        return None
-    try:
-        return GenerationDefaults(**told)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointCorrupt(f"generation defaults: {first['loc'][0]}: {first['msg']}") from error
+        told |= {f"{name}_milli": _milli(generation_config.get(name)) for name in ("temperature", "top_p", "min_p")}
+        told["top_k"] = _whole(generation_config.get("top_k"))
+    sound = {name: value for name, value in told.items() if value is not None and _is_sound(name, value)}
+    if generation_config.get("do_sample") is True:
+        sound.setdefault("temperature_milli", 1000)
+    return GenerationDefaults(**sound) if sound else None
 
 
-def _add_milli(told: dict[str, int], name: str, found: Mapping[str, Any]) -> None:
-    value = found.get(name)
-    if value is None:
-        return
+def _milli(value: object) -> int | None:
+    """In thousandths; None for what is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
-        raise CheckpointCorrupt(f"generation defaults: {name} is {value!r:.40}, and no number that makes sense")
-    told[f"{name}_milli"] = round(value * 1000)
+        return None
+    return round(value * 1000)
+
+
+def _whole(value: object) -> int | None:
+    """A count, also one that is written as 50.0; -1 turns it off, as 0 does. None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST or value != int(value):
+        return None
+    return 0 if value == -1 else int(value)
+
+
+def _is_sound(name: str, value: int) -> bool:
+    try:
+        GenerationDefaults(**{name: value})
+    except ValidationError:
+        return False
+    return True

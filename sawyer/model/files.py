@@ -13,9 +13,10 @@ class ModelFiles(Protocol):
 
     artifacts: Artifacts
 
-    async def bring(self, paths: Iterable[str]) -> None:
-        """Returns when these files are here and whole; one that is here with wrong bytes is replaced. Raises
-        ArtifactCorrupt, which names the file, and UnreachableError."""
+    async def bring(self, paths: Iterable[str], *, suspect: bool = False) -> None:
+        """Returns when these files are here and whole; one that is here with wrong bytes is replaced. `suspect`:
+        somebody has read wrong bytes, so nothing that was found out before counts. Raises ArtifactCorrupt, which names
+        the file, and UnreachableError."""
 
 
 class FilesHere:
@@ -24,5 +25,5 @@ class FilesHere:
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts = artifacts
 
-    async def bring(self, paths: Iterable[str]) -> None:
+    async def bring(self, paths: Iterable[str], *, suspect: bool = False) -> None:
         """Nothing to do: they are here, and reading verifies."""

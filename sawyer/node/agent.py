@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -25,6 +25,7 @@ from sawyer.identity.envelope import sign
 from sawyer.ids import HostId, ModelId, NetworkId
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.files import ModelFiles
+from sawyer.model.layout import Array
 from sawyer.node.capability import Speed, WayKeeper, measure_speed, measure_way
 from sawyer.node.health import Health
 from sawyer.node.hosting import in_preference, pairs, without
@@ -78,6 +79,10 @@ class Hosting:
         return self.files.artifacts
 
 
+class _Stopped(Exception):
+    """It is stopped while it loads: nobody waits for the rest."""
+
+
 class NodeAgent:
     """Run it with `await run()`; it returns after `stop()` once it has drained."""
 
@@ -103,6 +108,7 @@ class NodeAgent:
         self._version = version
         self._health = Health()
         self._stopping = asyncio.Event()
+        self._starting = True
         self._finished = asyncio.Event()
         self._called = asyncio.Event()
         self._beats = 0
@@ -148,9 +154,9 @@ class NodeAgent:
         await namesakes.start()
         try:
             await namesakes.refuse_second()
-            self._reader = ExpertReader(self._hosting.files)
-            await self._reader.bring(pairs(self._hosting.layers))
-            self._pool = pool = await asyncio.to_thread(self._load)
+            if not await self._ends_before_stop(self._make_ready()):
+                return
+            pool, self._starting = self._pool, False
             self._reader.patience_s = SERVING_PATIENCE_S
             known = await register(self._bus, NetworkId(network.network), self._me, device_name(pool.provider))
             self._host = HostId(known.host)
@@ -159,8 +165,39 @@ class NodeAgent:
             await namesakes.stop()
 
     def stop(self) -> None:
-        """Drain: say so, answer what waits, sign what is finished within DRAIN_TIMEOUT_S, end."""
+        """Drain: say so, answer what waits, sign what is finished within DRAIN_TIMEOUT_S, end. Or only end, if it does
+        not serve yet."""
         self._stopping.set()
+
+    async def _ends_before_stop(self, work: Coroutine[Any, Any, None]) -> bool:
+        """False if `stop` came first: then it is cancelled. Raises what it raises."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                return False
+            await working
+            return True
+        except asyncio.CancelledError:
+            self._stopping.set()  # for the thread that loads
+            raise
+        finally:
+            await _end([working, stopping])
+
+    def _check_wanted(self) -> None:
+        if self._starting and self._stopping.is_set():
+            raise _Stopped
+
+    async def _make_ready(self) -> None:
+        self._reader = ExpertReader(self._hosting.files)
+        await self._reader.bring(pairs(self._hosting.layers))
+        self._pool = await asyncio.to_thread(self._load)
+
+    def _read(self, layer: int, expert: int) -> dict[str, Array]:
+        """In any thread but the loop's. Raises ArtifactCorrupt, and _Stopped if it is stopped before it serves: a
+        thread cannot be cancelled."""
+        self._check_wanted()
+        return self._reader.read(layer, expert)
 
     def _load(self) -> ExpertPool:
         """Every file verified; as many experts loaded as there is room for, and run once each: the first request must
@@ -173,13 +210,14 @@ class NodeAgent:
             device=hosting.device,
             limit_bytes=hosting.memory_limit_bytes,
             lacking=self._pressure.lacking,
-            read=self._reader.read,
+            read=self._read,
         )
         for pair in pool.hosted:
+            self._check_wanted()
             if pool.is_loaded(*pair):
                 pool.run(*pair, np.zeros((1, pool.hidden), np.float32))
             else:
-                self._reader.read(*pair)
+                self._read(*pair)
         self._speed = measure_speed(pool)
         return pool
 

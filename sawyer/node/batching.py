@@ -261,9 +261,11 @@ def _run(experts: Experts, layer: int, expert: int, pieces: list[Piece]) -> int:
         rows = [piece.rows() for piece in pieces]
         outputs = experts.run(layer, expert, rows[0] if len(rows) == 1 else np.concatenate(rows))
     except Exception as error:  # noqa: BLE001  (told to whoever asked, and in the log)
-        if len(pieces) > 1:  # it may be the rows of one: then the others must not suffer
+        if len(pieces) > 1 and experts.is_loaded(layer, expert):  # the rows of one: then the others must not suffer
             return 1 + sum(_run(experts, layer, expert, [piece]) for piece in pieces)
-        pieces[0].job.error = typed(error)
+        told = typed(error)
+        for piece in pieces:  # one, or all: there is no such expert now
+            piece.job.error = told
         return 1
     start = 0
     for piece in pieces:

@@ -23,7 +23,7 @@ Pair = tuple[int, int]
 
 FREE_PERCENT: Final = 80
 """Of the free memory that a node takes by default: the rest is for its rows in flight, and for the others here."""
-_AMOUNT: Final = re.compile(r"(\d{1,12})(?:\.(\d{1,3}))?\s*(%|[KMGT]?i?B?)", re.ASCII | re.IGNORECASE)
+_AMOUNT: Final = re.compile(r"(\d{1,12})(?:\.(\d{1,3}))?\s*(%|(?:[KMGT]i?)?B?)", re.ASCII | re.IGNORECASE)
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -54,12 +54,7 @@ def choose(
     """As many experts as the budget holds, `one` of which takes that: those with the fewest hosts first (one that
     `host` serves already counts behind its equals: another node of the same host is a poorer replica), in each layer
     about as many. First choice where nobody is. Raises UsageError if not even one fits."""
-    if budget_bytes < one.room_for(1):
-        raise UsageError(
-            f"one expert takes {size_text(one.room_for(1))} of memory while it is loaded, and "
-            f"{size_text(max(0, budget_bytes))} may be used",
-            hint="Free some memory, raise --max-memory, or host a smaller format or model.",
-        )
+    check_room(one, budget_bytes)
     room = one.fit(budget_bytes)
     every = [(layer, expert) for layer in layout.moe_layers for expert in range(layout.experts)]
     groups: dict[tuple[int, bool, int], list[Pair]] = {}
@@ -70,6 +65,16 @@ def choose(
     for rank in sorted(groups):
         chosen |= _spread(groups[rank], chosen, room - len(chosen), seed)
     return Choice(_layers(chosen, served), len(chosen), one.room_for(len(chosen)))
+
+
+def check_room(one: Footprint, budget_bytes: int) -> None:
+    """Raises UsageError if not even one expert fits."""
+    if budget_bytes < one.room_for(1):
+        raise UsageError(
+            f"one expert takes {size_text(one.room_for(1))} of memory while it is loaded, and "
+            f"{size_text(max(0, budget_bytes))} may be used",
+            hint="Free some memory, raise --max-memory, or host a smaller format or model.",
+        )
 
 
 def _spread(candidates: Iterable[Pair], already: set[Pair], count: int, seed: str) -> set[Pair]:

@@ -2,6 +2,10 @@
 container or a systemd unit) and its own limits say. Owns what is read and how; what is done about it is
 sawyer.node.pressure.
 
+What a cgroup's own files take in the page cache counts as free, and kernel caches that can be dropped: that is how the
+kernel makes up MemAvailable for a machine (si_mem_available in mm/show_mem.c), there less a reserve that cgroups do not
+have. Pages that were read twice, and are "active", are no less droppable than others.
+
 Linux tells all of it in /proc and /sys/fs/cgroup (proc(5), and cgroup-v2.rst and cgroup-v1/memory.rst of the kernel's
 documentation). Elsewhere only the total is known, and all of it counts as free.
 """
@@ -19,6 +23,9 @@ PROC: Final = Path("/proc")
 CGROUPS: Final = Path("/sys/fs/cgroup")
 NO_LIMIT_BYTES: Final = 1 << 60
 """A limit from here on is none: cgroup v1 writes 2^63 less a page, rlimits 2^64 - 1."""
+RECLAIMABLE: Final = ("inactive_file", "active_file", "slab_reclaimable")
+"""In memory.stat; memory on tmpfs is in none of them."""
+RECLAIMABLE_V1: Final = ("total_inactive_file", "total_active_file")
 MiB: Final = 2**20
 
 Fields = dict[str, int]
@@ -46,7 +53,8 @@ def read_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> Memory:
         limit = min((number(_text(folder / name)) for name in limits), default=NO_LIMIT_BYTES)
         if limit < NO_LIMIT_BYTES:
             used = number(_text(folder / ("memory.usage_in_bytes" if v1 else "memory.current")), otherwise=0)
-            reclaimable = fields(_text(folder / "memory.stat")).get("total_inactive_file" if v1 else "inactive_file", 0)
+            told = fields(_text(folder / "memory.stat"))
+            reclaimable = sum(told.get(name, 0) for name in (RECLAIMABLE_V1 if v1 else RECLAIMABLE))
             found = found.within(limit, max(0, used - reclaimable))
     sizes = _text(proc / "self" / "statm").split()
     for kind, at in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):

@@ -28,8 +28,12 @@ log = logging.getLogger(__name__)
 def lacking_bytes(memory: Memory, needed_bytes: int = 0) -> int:
     """How much must be freed before so much more may be used: a twentieth of the memory stays free for others, between
     LEAST_FLOOR_BYTES and MOST_FLOOR_BYTES of it."""
-    floor = min(MOST_FLOOR_BYTES, max(LEAST_FLOOR_BYTES, memory.total_bytes // FLOOR_PART))
-    return max(0, floor + needed_bytes - memory.free_bytes)
+    return max(0, floor_bytes(memory.total_bytes) + needed_bytes - memory.free_bytes)
+
+
+def floor_bytes(total_bytes: int) -> int:
+    """How much of so much memory stays free for others."""
+    return min(MOST_FLOOR_BYTES, max(LEAST_FLOOR_BYTES, total_bytes // FLOOR_PART))
 
 
 class Pressure:

@@ -29,7 +29,8 @@ class ExpertReader:
     def __init__(self, files: ModelFiles) -> None:
         self._files = files
         self._loop = asyncio.get_running_loop()
-        self._broken: dict[Pair, ArtifactCorrupt] = {}
+        self._broken: dict[Pair, tuple[str, str]] = {}
+        """Message and hint: an error would keep the bytes alive that its traceback knows."""
         self.patience_s = START_PATIENCE_S
 
     @property
@@ -47,18 +48,21 @@ class ExpertReader:
         pair = layer, expert
         known = self._broken.get(pair)
         if known is not None:
-            raise ArtifactCorrupt(known.message, hint=known.hint)
+            raise ArtifactCorrupt(known[0], hint=known[1])
         try:
             return self._files.artifacts.read_expert(layer, expert)
         except ArtifactCorrupt as error:
-            log.warning("%s; it is brought once more", error)
+            wrong = str(error)
         try:
             self._bring_again(pair)
-            return self._files.artifacts.read_expert(layer, expert)
+            sections = self._files.artifacts.read_expert(layer, expert)
         except ArtifactCorrupt as error:
             log.error("%s; expert %d of layer %d is not served until its file is right", error, expert, layer)
-            self._broken[pair] = self._as_told(error)
-            raise self._broken[pair] from error
+            told = self._as_told(error)
+            self._broken[pair] = told.message, told.hint
+            raise told from None
+        log.warning("%s; it was asked for once more, and is right now", wrong)
+        return sections
 
     async def mend(self) -> None:
         """Until cancelled: files that are wrong are brought and read again and again, and served when they are
@@ -67,9 +71,9 @@ class ExpertReader:
             await asyncio.sleep(MEND_EVERY_S)
             for pair in sorted(self._broken):
                 try:
-                    await self.bring([pair])
+                    await self._files.bring([self._path(pair)], suspect=True)
                     await asyncio.to_thread(self._files.artifacts.read_expert, *pair)
-                except SawyerError as error:
+                except (SawyerError, OSError) as error:
                     log.debug("still wrong: %s", error)
                 else:
                     del self._broken[pair]
@@ -77,7 +81,7 @@ class ExpertReader:
 
     def _bring_again(self, pair: Pair) -> None:
         path = self._path(pair)
-        coming: Future[None] = asyncio.run_coroutine_threadsafe(self._files.bring([path]), self._loop)
+        coming: Future[None] = asyncio.run_coroutine_threadsafe(self._files.bring([path], suspect=True), self._loop)
         try:
             coming.result(self.patience_s)
         except TimeoutError as error:
@@ -88,6 +92,9 @@ class ExpertReader:
             raise
         except SawyerError as error:
             raise ArtifactCorrupt(f"{path}: wrong bytes here, and no other copy: {error.message}") from error
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise ArtifactCorrupt(f"{path}: wrong bytes here, and a new copy cannot be kept: {why}") from error
 
     def _path(self, pair: Pair) -> str:
         return expert_file(*pair, self._files.artifacts.manifest.format)

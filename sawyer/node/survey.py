@@ -70,11 +70,12 @@ async def look(bus: Bus, network: NetworkReply, model: ModelId, manifest: str, *
     what this node served before it was started anew. A network without routers or nodes is a valid answer. Raises
     NobodyServes or NoAnswer without a bookkeeper."""
     loop = asyncio.get_running_loop()
+    now_ms = (await ask(bus, "network", NetworkReply)).now_ms  # what `network` tells may be older than a beat may be
     started_s = loop.time()
     members = {NodeId(each.node): each for each in (await ask(bus, "members", MembersReply)).nodes}
     if me is not None:
         members.pop(me, None)
-    roll = _Roll(network, manifest, members, lambda: network.now_ms + int((loop.time() - started_s) * 1000))
+    roll = _Roll(network, manifest, members, lambda: now_ms + int((loop.time() - started_s) * 1000))
     beats: asyncio.Queue[Message] = asyncio.Queue(BEATS_LIMIT)
 
     def hear(message: Message) -> None:

@@ -80,16 +80,31 @@ def admit(
     now_ms: int,
     chat: ChatReader | None = None,
 ) -> Admitted:
-    """Tokenize and price. `chat`: None for a model without a chat template. Raises PromptEmpty, PromptTooLong,
-    NoChatTemplate, what reading a conversation raises, RefusedError (another price sheet), BudgetTooSmall (over the
-    order's own ceiling)."""
-    params, order = request.params, request.order.body
+    """Read and price: raises what `prompt_ids` and `priced` raise."""
+    ids = prompt_ids(request.params, tokenizer, layout, chat)
+    return priced(request, ids, network, tokenizer, now_ms)
+
+
+def prompt_ids(
+    params: GenerateParams, tokenizer: PromptTokenizer, layout: ModelLayout, chat: ChatReader | None = None
+) -> list[int]:
+    """What the model is shown. `chat`: None for a model without a chat template. Raises PromptEmpty, PromptTooLong,
+    NoChatTemplate, what reading a conversation raises."""
     ids = _prompt_ids(params, tokenizer, chat, layout.context)
     if len(ids) + params.max_tokens > layout.context:
         raise PromptTooLong(
             f"{len(ids)} prompt tokens and {params.max_tokens} new ones are over the context of {layout.context}",
             details={"prompt_tokens": str(len(ids)), "context": str(layout.context)},
         )
+    return ids
+
+
+def priced(
+    request: InferRequest, ids: list[int], network: NetworkReply, tokenizer: PromptTokenizer, now_ms: int
+) -> Admitted:
+    """What to hold for a prompt of these ids. Raises UnknownModel, RefusedError (another price sheet), BudgetTooSmall
+    (over the order's own ceiling)."""
+    params, order = request.params, request.order.body
     sheet = _sheet(network)
     if order.price_sheet != sheet_hash(sheet):
         raise RefusedError(

@@ -19,7 +19,7 @@ from sawyer.clock import Clock
 from sawyer.errors import Busy, Cancelled, RefusedError, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
-from sawyer.router.admission import Admitted, admit, check_order
+from sawyer.router.admission import Admitted, check_order, priced, prompt_ids
 from sawyer.router.billing import Biller
 from sawyer.router.directory import Directory
 from sawyer.router.dispatch import Dispatcher
@@ -197,6 +197,12 @@ class Router:
         except SawyerError as error:
             await self._refuse(stream, error)
             return None
+        except Exception as error:
+            log.exception("admitting request %s failed", request_id)
+            await self._refuse(
+                stream, SawyerError(f"internal error ({type(error).__name__}); the router's log has more")
+            )
+            return None
         await self._run(request, admitted, stream)
         self._streams.trim()
         return None
@@ -205,16 +211,15 @@ class Router:
         """Check, price, and hold the tokens. Raises the refusal; then nothing is held."""
         if RequestId(request.order.body.request) in self._cancelled:
             raise Cancelled("the request was cancelled before it began")
+        engine = self._engine
+        ids = await asyncio.to_thread(prompt_ids, request.params, engine.tokenizer, engine.layout, engine.chat)
         try:
-            admitted = await asyncio.to_thread(self._price, request, network)
+            admitted = await asyncio.to_thread(priced, request, ids, network, engine.tokenizer, self._clock.now_ms())
         except RefusedError:  # prices may have changed since we asked
-            admitted = await asyncio.to_thread(self._price, request, await self._directory.refresh())
+            network = await self._directory.refresh()
+            admitted = await asyncio.to_thread(priced, request, ids, network, engine.tokenizer, self._clock.now_ms())
         await self._biller.reserve(admitted.reservation)
         return admitted
-
-    def _price(self, request: InferRequest, network: NetworkReply) -> Admitted:
-        engine = self._engine
-        return admit(request, network, engine.tokenizer, engine.layout, self._clock.now_ms(), engine.chat)
 
     async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
         self._tally.refused += 1

@@ -56,32 +56,23 @@ def test_chat_keeps_roles_and_shows_the_model_what_its_template_makes_of_them(al
     assert saved.startswith(f"System: Be brief.\n\nUser: Who was Emma?\n\nAssistant: {first.strip()}\n\nUser: And you?")
 
 
-def test_generate_chat_answers_one_message_and_plain_generate_goes_on_as_before(alice):
-    answer = alice("generate", "--chat", "Who was Emma?", "--greedy", "--max-tokens", 6).out
-    assert answer == alice("generate", "user: Who was Emma?\nassistant:", "--max-tokens", 6).out
-    assert answer != alice("generate", "Who was Emma?", "--max-tokens", 6).out
+def test_generate_chat_answers_one_message_as_the_maker_recommends(alice):
+    sampled = ("--max-tokens", 6, "--seed", 7)
+    answer = alice("generate", "--chat", "Who was Emma?", *sampled).out
+    assert answer == alice("generate", "user: Who was Emma?\nassistant:", "--temperature", 0.5, *sampled).out
 
 
-def test_model_defaults_sample_as_the_maker_recommends_and_options_decide(alice):
-    def text(*options):
-        return alice("generate", "She was", "--max-tokens", 16, "--seed", 7, *options).out
-
-    assert text("--model-defaults") == text("--temperature", 0.5) != text()
-    assert text("--model-defaults", "--temperature", 0.9) == text("--temperature", 0.9)
-    chatted = alice("generate", "--chat", "She was", "--max-tokens", 16, "--seed", 7).out
-    assert (
-        chatted
-        == alice("generate", "user: She was\nassistant:", "--max-tokens", 16, "--seed", 7, "--temperature", 0.5).out
-    )
+def test_message_that_is_too_long_is_refused_in_plain_words(alice):
+    done = alice("generate", "--chat", "-", text="x" * 1_000_001)
+    assert (done.code, done.out) == (2, "")
+    assert "the text is over 1,000,000 characters" in done.err
 
 
-def test_conversation_that_the_template_refuses_says_why_and_bills_nothing(alice):
-    before = alice("balance", "--json").json["available"]
+def test_conversation_that_the_template_refuses_says_why(alice):
     done = alice("generate", "--chat", "Hi", "--system", "refuse")
     assert (done.code, done.out) == (2, "")
     assert "takes no conversation like this: no" in done.err
     assert "hint:" in done.err
-    assert alice("balance", "--json").json["available"] == before
 
 
 def test_chat_over_a_full_context_forgets_the_oldest_turns_and_keeps_the_system_message(alice):
@@ -89,12 +80,6 @@ def test_chat_over_a_full_context_forgets_the_oldest_turns_and_keeps_the_system_
     done = alice("chat", "--max-tokens", 8, "--system", "Be brief.", text=(line[:-1] * 8 + "\n") * 4)
     assert done.code == 0, done.err
     assert "the context is full: the oldest turn" in done.err
-
-
-def test_spelled_roles_and_special_tokens_do_not_end_what_somebody_says(alice):
-    told = alice("generate", "--chat", "<s>", "--max-tokens", 1, "--json").json
-    spelled = alice("generate", "user: <s>\nassistant:", "--max-tokens", 1, "--json").json
-    assert told["usage"]["input_tokens"] > spelled["usage"]["input_tokens"]
 
 
 def test_system_message_without_a_conversation_is_refused(alice):

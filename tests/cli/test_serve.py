@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +144,28 @@ def test_dry_run_in_a_home_that_has_nothing_leaves_nothing_there(sawyer, network
     assert done.code == 0, done.err
     assert done.json["experts"] == "*:*"
     assert not (tmp_path / "new").exists()
+
+
+def test_dry_run_in_a_home_with_another_format_leaves_nothing_there(sawyer, home, network, tmp_path):
+    other = tmp_path / "other"
+    (other / "models").mkdir(parents=True)
+    split = shutil.copytree(home / "models" / "austen-8m-q4", other / "models" / "austen-8m-q8")
+    before = set(other.rglob("*"))
+    done = sawyer("serve", "austen-8m", "--dry-run", "--json", "--home", other, *network[2:])
+    assert done.code == 0, done.err
+    assert done.json["format"] == "q4"
+    assert set(other.rglob("*")) == before
+    named = sawyer("serve", split, "--dry-run", "--json", "--home", other, *network[2:])
+    assert named.code == 0, named.err
+    assert named.json["bring_files"] == 0
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_path_that_is_no_split_model_is_a_usage_error(sawyer, home, tmp_path, dry):
+    done = sawyer("serve", tmp_path / "nothing*", "--home", home, "--nats", NOBODY, *dry)
+    assert done.code == 2
+    assert "nothing* is no folder of a split model: it has no manifest.json" in done.err
+    assert "hint:" in done.err
 
 
 def test_dry_run_chooses_exactly_what_is_missing_and_then_replicas(sawyer, started, network, room_for, chosen_of):

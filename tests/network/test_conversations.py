@@ -8,14 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from sawyer.errors import ConversationRefused, NoChatTemplate, PromptTooLong, RequestConflict
+from sawyer.engine.conversing import TemplateProcess
+from sawyer.errors import (
+    ChatTemplateBroken,
+    ConversationRefused,
+    NoChatTemplate,
+    PromptTooLong,
+    RequestConflict,
+    SawyerError,
+)
 from sawyer.ids import new_request_id
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 from sawyer.model.split import split
 from sawyer.testing import StubNetwork
 
-from .conftest import founding
+from .conftest import Network, founding
 from .worlds import PROMPT, RealWorld, StubWorld, World, tokens
 
 TALK = (
@@ -135,3 +143,53 @@ async def test_conversations_are_sampled_as_the_maker_recommends_and_options_dec
     assert router.chat
     assert router.generation is not None
     assert router.generation.temperature_milli == 500
+
+
+@pytest.fixture
+async def talking(founded_with, talking_demo: Artifacts) -> Network:
+    """A network of the model that reads conversations."""
+    network = await founded_with(talking_demo)
+    await network.add_node("node-1", 0, 1)
+    await network.add_router()
+    return network
+
+
+async def test_router_that_fails_at_a_conversation_says_so_and_takes_the_request_again(talking, monkeypatch) -> None:
+    def fail(*_: object) -> str:
+        raise ValueError("nobody thought of this")
+
+    request = new_request_id()
+    async with talking.client() as client:
+        before = await tokens(client)
+        with monkeypatch.context() as broken:
+            broken.setattr(TemplateProcess, "render", fail)
+            with pytest.raises(SawyerError, match=r"internal error \(ValueError\)"):
+                await client.chat(TALK, model=DEMO_MODEL, max_tokens=2, request_id=request)
+        assert await tokens(client) == before
+        answer = await client.chat(TALK, model=DEMO_MODEL, max_tokens=2, request_id=request)
+        assert (answer.usage.output_tokens, answer.repeated) == (2, False)
+
+
+async def test_template_that_is_broken_is_run_once_for_a_request(talking, monkeypatch) -> None:
+    asked = []
+
+    def refuse(*_: object) -> str:
+        asked.append(1)
+        raise ChatTemplateBroken("it never worked")
+
+    monkeypatch.setattr(TemplateProcess, "render", refuse)
+    async with talking.client() as client:
+        with pytest.raises(ChatTemplateBroken):
+            await client.chat(TALK, model=DEMO_MODEL, max_tokens=2)
+    assert asked == [1]
+
+
+async def test_conversation_that_leaves_no_stand_in_is_refused_and_others_are_answered(talking) -> None:
+    engine = talking.parts["router-1"].part._engine
+    special = engine.tokenizer.raw.id_to_token(min(engine.tokenizer.special))
+    evil = special + "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    object.__setattr__(engine, "layout", engine.layout.model_copy(update={"context": 4096}))
+    async with talking.client() as client:
+        with pytest.raises(ConversationRefused, match="too many special tokens"):
+            await client.chat(evil, model=DEMO_MODEL, max_tokens=1)
+        assert (await client.chat(TALK, model=DEMO_MODEL, max_tokens=2)).usage.output_tokens == 2

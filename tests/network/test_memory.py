@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from sawyer.bus.calls import ask
 from sawyer.bus.discovery import NODE
 from sawyer.clock import SystemClock
 from sawyer.engine.experts import FAST
@@ -26,6 +27,7 @@ from sawyer.node.memory import Memory, MiB
 from sawyer.node.receipts import ReceiptLog
 from sawyer.node.registration import NodeIdentity
 from sawyer.schemas import subjects
+from sawyer.schemas.messages import MembersReply
 
 PROMPT, TOKENS = "It was a", 24
 PLENTY, NONE = Memory(8000 * MiB, 8000 * MiB), Memory(8000 * MiB, 0)
@@ -118,7 +120,7 @@ class Elsewhere(FilesHere):
         raw[5000] ^= 1
         (self.artifacts.folder / path).write_bytes(raw)
 
-    async def bring(self, paths: Iterable[str]) -> None:
+    async def bring(self, paths: Iterable[str], *, suspect: bool = False) -> None:
         if self.whole is not None:
             for path in paths:
                 shutil.copy(self.whole.folder / path, self.artifacts.folder / path)
@@ -162,3 +164,25 @@ async def test_file_that_is_wrong_from_the_start_stops_the_node_with_its_name(fo
     files.corrupt(expert_file(3, 7, "q4"))
     with pytest.raises(ArtifactCorrupt, match=r"experts/L3/E7\.q4\.bin: expected SHA-256"):
         await add_node(founded, "node", experts=1, files=files)
+
+
+async def test_node_that_is_stopped_while_it_loads_reads_no_more_and_is_never_registered(founded, monkeypatch):
+    read, agents = Artifacts.read_expert, []
+
+    def stopped_after_three(self, layer, expert):
+        count.append((layer, expert))
+        if len(count) == 3:
+            agents[0].stop()
+        return read(self, layer, expert)
+
+    count: list[tuple[int, int]] = []
+    monkeypatch.setattr(Artifacts, "read_expert", stopped_after_three)
+    me = NodeIdentity(NodeId("hasty"), HostId("ann"), load_or_create(founded.home.node_key("hasty")))
+    hosting = Hosting(FilesHere(founded.artifacts), share(founded.artifacts.layout, 0, 1), "cpu", 1, FAST)
+    receipts = ReceiptLog(founded.network, me.node, me.key, founded.home.path / "receipts" / "hasty.json")
+    agents.append(NodeAgent(await founded.connect("hasty"), me, hosting, receipts, SystemClock(), "test"))
+    served: list[str] = []
+    await asyncio.wait_for(agents[0].run(lambda: served.append("ready")), PATIENCE_S)
+    assert len(count) == 3
+    assert served == []
+    assert "hasty" not in {each.node for each in (await ask(founded.bus, "members", MembersReply)).nodes}

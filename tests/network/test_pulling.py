@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -39,6 +40,8 @@ from sawyer.identity.keys import Key
 from sawyer.ids import NetworkId
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.cache import PUBLISHED_FILE, ModelCache
+from sawyer.model.layout import expert_file
+from sawyer.node.reading import ExpertReader
 from sawyer.schemas.models import MANIFEST_FILE
 
 NETWORK = NetworkId("sawyer.example/0011aabb")
@@ -165,6 +168,23 @@ async def test_file_here_with_wrong_bytes_is_replaced(store: Store) -> None:
     right = file.read_bytes()
     file.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
     await model.bring([path])
+    assert file.read_bytes() == right
+
+
+async def test_byte_that_rots_without_a_trace_is_replaced_when_it_was_read(store: Store) -> None:
+    await store.publish()
+    model = await store.open()
+    path = expert_file(0, 0, "q4")
+    await model.bring([path])
+    file = model.artifacts.folder / path
+    right, told = file.read_bytes(), file.stat()
+    with file.open("r+b") as stream:
+        stream.seek(5000)
+        stream.write(bytes([right[5000] ^ 1]))
+    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+    reader = ExpertReader(model)
+    await asyncio.to_thread(reader.read, 0, 0)
+    assert reader.broken == frozenset()
     assert file.read_bytes() == right
 
 

@@ -80,6 +80,14 @@ async def test_real_nodes_are_seen_by_host_first_choice_and_replica(network):
     assert [router.router for router in seen.routers] == ["router-1"]
 
 
+async def test_word_of_the_network_that_is_old_leaves_beats_fresh(network):
+    """Between the two a machine is measured, which takes seconds."""
+    told = await ask(network.bus, "network", NetworkReply)
+    old = told.model_copy(update={"now_ms": told.now_ms - 2 * module.FRESH_MS})
+    seen = await look(network.bus, old, network.model, network.artifacts.digest)
+    assert set(seen.beats) == {"node-1", "node-2"}
+
+
 async def test_own_earlier_life_does_not_count(network):
     seen = await surveyed(network, me="node-1")
     assert set(seen.beats) == {"node-2"}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sawyer.cli.conversation import Conversation, Dialogue, Turn
-from sawyer.errors import PromptTooLong
+from sawyer.errors import EXIT_USAGE, PromptTooLong, UsageError
+from sawyer.schemas.generation import MAX_MESSAGES, MAX_PROMPT_CHARS, GenerateParams
 
 
 def _refused(prompt_tokens: int, context: int) -> PromptTooLong:
@@ -95,3 +96,25 @@ def test_shorten_of_a_dialogue_forgets_the_oldest_turns_and_never_the_system_mes
         pass
     assert [each.role for each in talk.prompt("z")] == ["system", "user"]
     assert len(talk.turns) == 4
+
+
+@pytest.mark.parametrize("system", ["", "be brief"])
+def test_dialogue_of_more_turns_than_can_be_asked_shows_the_last_and_keeps_the_system_message(system: str) -> None:
+    talk = Dialogue([Turn(str(n), "b") for n in range(MAX_MESSAGES)], system=system)
+    shown = GenerateParams(messages=talk.prompt("z"), max_tokens=1).messages or ()
+    roles = [each.role for each in shown]
+    assert MAX_MESSAGES - 2 <= len(shown) <= MAX_MESSAGES
+    assert roles[: len(roles) % 2 == 0] == ["system"] * bool(system)
+    assert [each.content for each in shown[-3:]] == [str(MAX_MESSAGES - 1), "b", "z"]
+    assert talk.shorten(_refused(500, 400), "z", max_tokens=1)
+    assert len(talk.prompt("z")) < len(shown)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"), [("a\udcff", "no characters"), ("x" * (MAX_PROMPT_CHARS + 1), "over 1,000,000 characters")]
+)
+def test_what_is_no_message_is_told_in_plain_words(said: str, says: str) -> None:
+    for talk, line in ((Dialogue(), said), (Dialogue(system=said), "Hi")):
+        with pytest.raises(UsageError, match=says) as refused:
+            talk.prompt(line)
+        assert refused.value.exit_code == EXIT_USAGE

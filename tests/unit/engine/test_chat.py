@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import resource
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import processors
 
 from sawyer.engine import chat
 from sawyer.engine.conversing import Conversing, TemplateProcess
 from sawyer.engine.tokenizer import Tokenizer
-from sawyer.errors import ChatTemplateBroken, ConversationRefused, PromptTooLong
+from sawyer.errors import Busy, ChatTemplateBroken, ConversationRefused, PromptTooLong
 from sawyer.model.catalog import demo_checkpoint
 from sawyer.schemas.generation import ChatMessage
 from sawyer.schemas.models import ChatTemplate
@@ -97,6 +101,85 @@ def test_conversation_that_spells_too_many_special_tokens_is_refused(
     monkeypatch.setattr("sawyer.engine.conversing.MAX_SPELLED", 1)
     with pytest.raises(ConversationRefused, match="special tokens"):
         reader.encode((ChatMessage(role="user", content="<s><|im_end|>"),), MOST)
+
+
+def test_conversation_that_leaves_no_character_to_stand_in_is_refused(reader: Conversing) -> None:
+    said = "".join(map(chr, range(0xF0000, 0xFFFFE))) + "<|im_end|>"
+    with pytest.raises(ConversationRefused, match="characters that mean nothing"):
+        reader.encode((ChatMessage(role="user", content=said),), 10 * len(said))
+
+
+class Joined:
+    """A template of one line, without a process."""
+
+    def render(self, messages: Sequence[ChatMessage], most_chars: int) -> str:
+        return "".join(f"<s>{each.content}" for each in messages)
+
+    def close(self) -> None:
+        pass
+
+
+def unigram() -> RawTokenizer:
+    """Its vocabulary holds `</s>` as a piece like any other, as SentencePiece writes it."""
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((each, -5.0) for each in "▁<>/shi")]
+    raw = RawTokenizer(models.Unigram(pieces, unk_id=0))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return raw
+
+
+def merging() -> RawTokenizer:
+    """Its merges make `</s>` of characters."""
+    names = ["<unk>", "<s>", "</s>", "<", "/", "s", ">", "s>", "</", "▁", "h", "i"]
+    merges = [("s", ">"), ("<", "/"), ("</", "s>"), ("<", "s>")]
+    raw = RawTokenizer(models.BPE({each: n for n, each in enumerate(names)}, merges, unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁")])
+    return raw
+
+
+@pytest.mark.parametrize("make", [unigram, merging])
+def test_special_token_that_the_vocabulary_spells_out_is_read_as_characters(make: Any) -> None:
+    raw = make()
+    raw.add_special_tokens(["<unk>", "<s>", "</s>"])
+    plain = Tokenizer.from_json(raw.to_str().encode())
+    ids = Conversing(Joined(), plain).encode((ChatMessage(role="user", content="hi</s><s>hi"),), MOST)
+    start = plain.raw.token_to_id("<s>")
+    assert [each for each in ids if each in plain.special] == [start]
+    assert "".join(plain.raw.id_to_token(each) for each in ids) == "<s>▁hi</s><s>▁hi"
+
+
+def test_marks_of_the_template_that_are_not_special_are_characters_where_people_spell_them() -> None:
+    raw = RawTokenizer.from_file(str(demo_checkpoint() / "tokenizer.json"))
+    names = ["<|User|>", "</think>", "<other>", "   "]
+    raw.add_tokens([AddedToken(each, special=False) for each in names])
+    plain = Tokenizer.from_json(raw.to_str().encode())
+    user, think, other, spaces = (raw.token_to_id(each) for each in names)
+    template = "{% for m in messages %}<|User|>{{ m.content.split('</think>')[-1] }}   {% endfor %}"
+    reader = Conversing.of(ChatTemplate(template=template), plain)
+    said = "hi<|User|>x</think>y<other>   z"
+    ids = reader.encode((ChatMessage(role="user", content=said),), MOST)
+    assert [each for each in ids if each in (user, think, other, spaces)] == [user, other, spaces, spaces]
+    assert plain.decode(ids) == f"<|User|>{said}   "
+    thought = reader.encode((ChatMessage(role="assistant", content="hm</think>Hello"),), MOST)
+    assert plain.decode(thought) == "<|User|>Hello   "
+    reader.close()
+
+
+def test_tokenizer_leaves_the_interpreter_to_others_meanwhile(tokenizer: Tokenizer) -> None:
+    text = "the house and the garden " * 10_000
+    reads = (tokenizer.encode, tokenizer.encode_as_characters, tokenizer.special_in)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        for read in reads:
+            reading = threading.Thread(target=read, args=(text,))
+            turns = 0
+            reading.start()
+            while reading.is_alive():
+                reading.join(0.001)
+                turns += 1
+            assert turns > 5, read
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # --- a template is a stranger's program -------------------------------------------------------------------------------
@@ -189,12 +272,66 @@ def test_process_that_ended_is_started_again() -> None:
     assert second.returncode is not None
 
 
+def test_conversation_that_is_being_read_at_the_end_is_given_up_and_no_other_is_begun() -> None:
+    process = TemplateProcess(
+        ChatTemplate(
+            template="{% if messages[0].content != 'Hello' %}{{ (messages|length + 8) ** (9 ** 9) }}{% endif %}Hi"
+        )
+    )
+    assert process.render(HELLO, MOST) == "Hi"
+    caught: list[BaseException] = []
+    asked = threading.Event()
+
+    def read() -> None:
+        asked.set()
+        try:
+            process.render((ChatMessage(role="user", content="compute"),), MOST)
+        except BaseException as error:  # noqa: BLE001
+            caught.append(error)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    asked.wait()
+    process.close()
+    reading.join()
+    assert [type(each) for each in caught] == [Busy]
+    with pytest.raises(Busy, match="stopping"):
+        process.render(HELLO, MOST)
+    assert process._process is None
+
+
+def test_process_that_cannot_be_started_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = TemplateProcess(ChatTemplate(template="{{ messages[0].content }}"))
+    with monkeypatch.context() as broken:
+        broken.setattr("sawyer.engine.conversing.sys.executable", "/nowhere/python")
+        with pytest.raises(Busy, match="No such file"):
+            process.render(HELLO, MOST)
+    assert process.render(HELLO, MOST) == "Hello"
+    process.close()
+
+
+def test_process_is_heard_when_many_files_are_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    process = TemplateProcess(ChatTemplate(template="{{ messages[0].content }}"))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert process.render(HELLO, MOST) == "Hello"
+    finally:
+        process.close()
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_process_sees_no_environment_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAWYER_SECRET", "x")
     process = TemplateProcess(ChatTemplate(template="{{ messages[0].content }}"))
     process.render(HELLO, MOST)
     assert process._process is not None
     environment = Path(f"/proc/{process._process.pid}/environ")
-    seen = environment.read_text() if environment.exists() else ""
+    is_told = sys.platform == "linux"
+    seen = environment.read_text() if is_told else ""
     process.close()
+    assert ("PYTHONPATH=" in seen) == is_told
     assert "SAWYER_SECRET" not in seen

@@ -20,7 +20,7 @@ from sawyer.engine.session import CPU, CUDA, Session
 from sawyer.errors import ArtifactCorrupt, UnknownExpert
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.layout import Array, all_experts, expert_shape
-from sawyer.schemas.models import Format
+from sawyer.schemas.models import Coding, ExpertCodings, Format
 
 Demo = Callable[[Format], Artifacts]
 HOSTED = [(0, 3), (0, 1), (2, 0), (3, 7)]
@@ -193,6 +193,39 @@ def test_session_that_finds_no_memory_is_made_after_others_were_dropped(
         pools[0].run(*next(pair for pair in HOSTED if not pools[0].is_loaded(*pair)), rows)
 
 
+def test_failure_that_passes_takes_no_room_away(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = [False]
+
+    class Once(Session):
+        def __init__(self, *arguments: object, **settings: object) -> None:
+            if fails[0]:
+                fails[0] = False
+                raise RuntimeError("a passing error")
+            super().__init__(*arguments, **settings)  # type: ignore[arg-type]
+
+    pool = limited(demo("q4"), 3)
+    monkeypatch.setattr(module, "Session", Once)
+    for _ in range(3):
+        fails[0] = True
+        pool.run(*next(pair for pair in HOSTED if not pool.is_loaded(*pair)), np.ones((1, 192), np.float32))
+        assert pool.counts.loaded == 3
+
+
+def test_relief_leaves_one_expert_though_another_thread_drops_meanwhile(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = limited(demo("q4"), 2)
+    drop = pool._drop
+
+    def after_another(count: int, **settings: int) -> int:
+        drop(1)
+        return drop(count, **settings)
+
+    monkeypatch.setattr(pool, "_drop", after_another)
+    pool.relieve(1 << 40)
+    assert pool.counts.loaded == 1
+
+
 def test_experts_on_a_gpu_do_not_make_room_in_main_memory(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ExpertPool(demo("q4"), HOSTED, device="cpu", lacking=lambda _: 1 << 40)
     assert (pool.provider, pool.uses_main_memory, pool.counts.loaded) == (CPU, True, 1)
@@ -215,6 +248,11 @@ def test_file_that_turns_wrong_fails_its_expert_alone(demo: Demo, rows: NDArray[
         with pytest.raises(ArtifactCorrupt, match=r"E1\.q4\.bin"):
             pool.run(0, 1, rows)
         pool.run(2, 0, rows)
+    drops = pool.counts.drops
+    for _ in range(3):
+        with pytest.raises(ArtifactCorrupt):
+            pool.run(0, 1, rows)
+    assert (pool.counts.drops, pool.counts.loaded) == (drops, 1), "nobody makes room for an expert that cannot come"
     wrong.clear()
     assert np.array_equal(pool.run(0, 1, rows), ExpertPool(artifacts, [(0, 1)], device="cpu").run(0, 1, rows))
 
@@ -231,6 +269,21 @@ def test_room_and_number_of_experts_agree(kept: int, loading: int, experts: int,
     assert one.fit(one.room_for(experts) - 1) == max(1, experts - 1)
     fit = one.fit(limit_bytes)
     assert fit == 1 or one.room_for(fit) <= limit_bytes < one.room_for(fit + 1)
+
+
+@pytest.mark.parametrize(
+    ("codings", "times"), [(("Q4_K", "Q6_K"), 1.62), (("Q8_0", "Q8_0"), 1.44), (("Q4_K", "Q3_K"), 1.99)]
+)
+def test_footprint_of_gguf_is_no_less_than_what_was_measured_of_its_hungriest_coding(
+    codings: tuple[Coding, Coding], times: float, demo: Demo
+) -> None:
+    each = ExpertCodings(gate=codings[0], up=codings[0], down=codings[1])
+    sizes = {"hidden": 1024, "ffn": 1536, "codings": (each,) * len(demo("q4").layout.moe_layers)}
+    layout = demo("q4").layout.model_copy(update=sizes)
+    file_bytes = expert_shape(layout, "gguf").size_bytes
+    found = expert_footprint(layout, "gguf", accuracy_level=FAST)
+    assert times * file_bytes <= found.kept_bytes <= 1.1 * times * file_bytes + 2**20
+    assert found.kept_bytes + found.loading_bytes >= 3.48 * file_bytes
 
 
 @pytest.mark.parametrize(("format", "level", "times"), [("f32", FAST, 1.0), ("q8", FAST, 1.25), ("q4", FAST, 1.49)])

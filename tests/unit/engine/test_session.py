@@ -99,6 +99,19 @@ def test_memory_of_the_gpu_is_told_where_its_driver_tells_it(
     assert device_memory_bytes() == bytes_told
 
 
+@pytest.mark.parametrize(
+    ("visible", "asked"),
+    [(None, "0"), ("", "0"), ("3,1", "3"), ("GPU-8932f937-d72c", "GPU-8932f937-d72c"), ("--help", "0"), ("-1", "0")],
+)
+def test_gpu_that_is_asked_is_the_first_that_is_visible(
+    visible: str | None, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert session._first_gpu() == asked
+
+
 def test_memory_of_a_gpu_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert device_memory_bytes() is None

@@ -74,6 +74,8 @@ def test_text_that_is_not_utf8_is_refused() -> None:
         ({"repetition_penalty": 1.05}, {"repetition_penalty_milli": 1050}),
         ({"do_sample": True, "temperature": 1, "top_p": None}, {"temperature_milli": 1000}),
         ({"eos_token_id": 2, "max_length": 4096}, None),
+        ({"do_sample": True, "top_k": -1}, {"temperature_milli": 1000, "top_k": 0}),
+        ({"do_sample": True, "top_k": 50.0}, {"temperature_milli": 1000, "top_k": 50}),
     ],
 )  # fmt: skip
 def test_defaults_are_what_the_file_says_and_nothing_else(said: dict[str, Any], told: dict[str, int] | None) -> None:
@@ -84,13 +86,16 @@ def test_defaults_are_what_the_file_says_and_nothing_else(said: dict[str, Any], 
     "said",
     [
         {"temperature": "hot"}, {"temperature": True}, {"temperature": -1}, {"temperature": 1e308},
-        {"temperature": 10**400}, {"temperature": float("nan")}, {"top_p": 7}, {"top_p": [0.9]}, {"top_k": -1},
-        {"top_k": 2.5}, {"top_k": "40"}, {"min_p": 2}, {"repetition_penalty": 0}, {"top_k": 2**60},
+        {"temperature": 10**400}, {"temperature": float("nan")}, {"top_p": 7}, {"top_p": [0.9]}, {"top_k": -2},
+        {"top_p": 0.0}, {"top_k": float("inf")}, {"top_k": True}, {"top_k": 2.5}, {"top_k": "40"}, {"min_p": 2},
+        {"repetition_penalty": 0}, {"top_k": 2**60},
     ],
 )  # fmt: skip
-def test_defaults_that_make_no_sense_are_refused(said: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointCorrupt, match="generation defaults"):
-        defaults_in({"do_sample": True, **said})
+def test_advice_that_makes_no_sense_is_left_out_and_stops_nothing(said: dict[str, Any]) -> None:
+    sound = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
+    (name,) = said
+    assert defaults_in({**sound, **said}) == defaults_in({each: sound[each] for each in sound if each != name})
+    assert defaults_in({"do_sample": True, **said}) == GenerationDefaults(temperature_milli=1000)
 
 
 # --- the files of a folder --------------------------------------------------------------------------------------------

@@ -121,6 +121,22 @@ def test_every_row_runs_once_in_bounded_runs_and_turns(
     assert not line._blocks, "nothing is remembered of who is gone"
 
 
+class NeverLoads(Sums):
+    """Reading its file fails."""
+
+    def run(self, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.ran.append((layer, expert, len(rows)))
+        raise OSError(5, "Input/output error")
+
+
+def test_expert_that_cannot_be_loaded_is_tried_once_for_all_who_wait_for_it() -> None:
+    jobs = [job((1, 1), seed=seed) for seed in range(20)]
+    line, experts = line_of(*jobs), NeverLoads(1)
+    work(experts, line.next_turn(experts.is_loaded))
+    assert experts.ran == [(0, 1, 20)]
+    assert all(each.error is not None for each in jobs)
+
+
 def test_expert_that_must_be_loaded_is_loaded_once_for_all_who_wait_for_it() -> None:
     jobs = [job((0, 20), (1, 20), seed=seed) for seed in range(6)]
     line, experts = line_of(*jobs), Sums(1)

@@ -161,7 +161,25 @@ def test_memory_is_read_as_it_is_written(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "lots", "6", "0", "0GB", "0%", "101%", "-1GB", "6XB", "6GBs", "1.2345GB", "GB", "0.0001B", "6,5GB", "٦GB"],
+    [
+        "",
+        "lots",
+        "6",
+        "0",
+        "0GB",
+        "0%",
+        "101%",
+        "-1GB",
+        "6XB",
+        "6i",
+        "6iB",
+        "6GBs",
+        "1.2345GB",
+        "GB",
+        "0.0001B",
+        "6,5GB",
+        "٦GB",
+    ],
 )
 def test_memory_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--max-memory") as error:

@@ -52,7 +52,8 @@ def test_container_of_cgroup_v2_has_its_own_limit_less_what_it_needs(roots: tupl
     write(own / "memory.max", f"{512 * MiB}\n")
     write(own / "memory.high", "max\n")
     write(own / "memory.current", f"{300 * MiB}\n")
-    write(own / "memory.stat", f"anon {200 * MiB}\ninactive_file {90 * MiB}\nactive_file 7\n")
+    cache = f"file {95 * MiB}\ninactive_file {40 * MiB}\nactive_file {45 * MiB}\nslab_reclaimable {5 * MiB}\n"
+    write(own / "memory.stat", f"anon {200 * MiB}\n{cache}")
     assert read_memory(*roots) == Memory(512 * MiB, 302 * MiB)
     write(own / "memory.high", f"{256 * MiB}\n")
     assert read_memory(*roots) == Memory(256 * MiB, 46 * MiB)
@@ -72,7 +73,10 @@ def test_container_of_cgroup_v1_is_found_at_its_mount(roots: tuple[Path, Path]) 
     write(proc / "self" / "cgroup", V1)
     write(cgroups / "memory" / "memory.limit_in_bytes", f"{512 * MiB}\n")
     write(cgroups / "memory" / "memory.usage_in_bytes", f"{400 * MiB}\n")
-    write(cgroups / "memory" / "memory.stat", f"inactive_file 1\ntotal_inactive_file {100 * MiB}\n")
+    write(
+        cgroups / "memory" / "memory.stat",
+        f"inactive_file 1\ntotal_inactive_file {70 * MiB}\ntotal_active_file {30 * MiB}\n",
+    )
     assert read_memory(*roots) == Memory(512 * MiB, 212 * MiB)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -30,7 +33,7 @@ class Source:
         self.artifacts = Artifacts.open(folder)
         self.whole = whole
         self.brought: list[str] = []
-        self.error: SawyerError | None = None
+        self.error: SawyerError | OSError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -40,7 +43,8 @@ class Source:
         raw[5000] ^= 1
         file.write_bytes(raw)
 
-    async def bring(self, paths: Iterable[str]) -> None:
+    async def bring(self, paths: Iterable[str], *, suspect: bool = False) -> None:
+        assert suspect, "it was read, and found wrong"
         await self.gate.wait()
         for path in paths:
             self.brought.append(path)
@@ -108,13 +112,68 @@ async def test_request_waits_for_a_file_within_bounds_and_it_is_served_when_it_c
         await read(reader)
     assert reader.broken == {PAIR}
     source.gate.set()
+    await until_served(reader)
+    await read(reader)
+
+
+async def until_served(reader: ExpertReader) -> None:
+    """Mends until nothing is broken. Raises what ended the mending."""
     mending = asyncio.create_task(reader.mend())
     async with asyncio.timeout(PATIENCE_S):
-        while reader.broken:  # noqa: ASYNC110  (one turn of the loop after another)
+        while reader.broken and not mending.done():  # noqa: ASYNC110  (one turn of the loop after another)
             await asyncio.sleep(0)
     mending.cancel()
-    await asyncio.gather(mending, return_exceptions=True)
+    await asyncio.wait({mending})
+    assert mending.cancelled(), mending.exception()
+
+
+async def test_disk_that_takes_no_copy_fails_one_expert_and_mending_goes_on(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MEND_EVERY_S", 0.0)
+    source.error = OSError(28, "No space left on device")
+    source.corrupt()
+    reader = ExpertReader(source)
+    with pytest.raises(ArtifactCorrupt, match=f"{PATH}: .* cannot be kept: No space left on device"):
+        await read(reader)
+    tried, bring = list[str](), source.bring
+
+    async def freed_later(paths: Iterable[str], *, suspect: bool = False) -> None:
+        tried.extend(paths)
+        if len(tried) == 3:
+            source.error = None
+        await bring(paths, suspect=suspect)
+
+    monkeypatch.setattr(source, "bring", freed_later)
+    await until_served(reader)
+    assert len(tried) == 3
     await read(reader)
+
+
+async def test_broken_expert_does_not_hold_the_bytes_of_its_file(source: Source) -> None:
+    source.error = ArtifactCorrupt(f"{PATH}: expected SHA-256 a, got b")
+    source.corrupt()
+    reader, size_bytes = ExpertReader(source), (source.artifacts.folder / PATH).stat().st_size
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactCorrupt):
+            await read(reader)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < size_bytes // 2
+    finally:
+        tracemalloc.stop()
+    assert reader.broken == {PAIR}
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_log_says_that_a_file_is_right_again_only_when_it_is(
+    source: Source, again: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.error = None if again else ArtifactCorrupt("nobody has it")
+    source.corrupt()
+    with contextlib.suppress(ArtifactCorrupt):
+        await read(ExpertReader(source))
+    assert ["right now" in each for each in caplog.messages] == [again]
 
 
 async def test_other_experts_go_on_while_one_is_broken(source: Source) -> None:
