@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 from sawyer.errors import UsageError
@@ -93,6 +94,11 @@ def network_of(token: str) -> NetworkId:
 def model_bucket(model: str, manifest: str) -> str:
     """The bucket of JetStream's object store with the files of these weights: named after model and manifest digest."""
     return f"SAWYER_{_token(model)}_{manifest[:16]}"
+
+
+def is_bucket_of(model: str, bucket: str) -> bool:
+    """Whether `model_bucket` makes this name for some weights of this model."""
+    return re.fullmatch(rf"SAWYER_{re.escape(_token(model))}_[0-9a-f]{{16}}", bucket) is not None
 
 
 def query(what: str) -> str:

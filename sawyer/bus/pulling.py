@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +28,7 @@ from sawyer.errors import (
 )
 from sawyer.identity.envelope import check_signed
 from sawyer.model.artifacts import MAX_MANIFEST_BYTES, Artifacts
-from sawyer.model.cache import PUBLISHED_FILE, ModelCache, Room, Verified, WrongBytes
+from sawyer.model.cache import PUBLISHED_FILE, ModelCache, Room, Verified, WrongBytes, named_now
 from sawyer.schemas import subjects
 from sawyer.schemas.base import parse_as
 from sawyer.schemas.events import KIND_OF, ModelPublished
@@ -122,8 +121,7 @@ class PulledModel:
         VerificationError or WrongManifest if what is offered is not what the operator signed, UnreachableError."""
         kept = await asyncio.to_thread(cls.kept, target, wanted, cache)
         if kept is not None:
-            with contextlib.suppress(OSError):
-                os.utime(cache.model(wanted.model, wanted.manifest) / PUBLISHED_FILE)  # when it was wanted last
+            named_now(kept.artifacts.folder)
             return kept
         async with _bucket(target, wanted) as bucket:
             published = await _small(bucket, PUBLISHED_FILE, MAX_PUBLISHED_BYTES)

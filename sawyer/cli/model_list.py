@@ -7,16 +7,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Final
 
-from sawyer.errors import SawyerError, UsageError
-from sawyer.home import Home
-from sawyer.model.artifacts import Artifacts
+from sawyer.cli.model_here import Local
+from sawyer.errors import UsageError
 from sawyer.model.catalog import DEMO_MODEL, catalogue, catalogue_model
 from sawyer.schemas.events import ModelPublished, PricingPublished
 from sawyer.schemas.messages import NetworkReply
-from sawyer.schemas.models import MANIFEST_FILE, Format, Manifest
+from sawyer.schemas.models import Format
 
 IN_PACKAGE: Final = (DEMO_MODEL,)
 """Models whose checkpoint comes with the package."""
@@ -36,24 +34,6 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Local:
-    """A model in this home, split or pulled. `missing` counts files of its manifest that are not here."""
-
-    folder: Path
-    manifest: Manifest
-    missing: int
-    pulled: bool = False
-
-    @property
-    def files_here(self) -> int:
-        return len(self.manifest.files) - self.missing
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.manifest.files)
-
-
-@dataclass(frozen=True)
 class KnownModel:
     """One model in one format. `digest` names its weights; "" for what is not split yet. `hub_id` is where a model of
     the catalogue is published. `offered`: the network's store has its files."""
@@ -67,22 +47,6 @@ class KnownModel:
     in_package: bool = False
     hub_id: str = ""
     offered: bool = False
-
-
-def local_models(home: Home) -> tuple[list[Local], list[SawyerError]]:
-    """The models of this home, split ones first, by folder, and what is wrong with those that cannot be used."""
-    found: list[Local] = []
-    wrong: list[SawyerError] = []
-    split, pulled = (sorted(place.glob(f"*/{MANIFEST_FILE}")) for place in (home.models, home.cache))
-    for file in (*split, *pulled):
-        try:
-            manifest = Artifacts.open(file.parent).manifest
-        except SawyerError as error:
-            wrong.append(error)
-            continue
-        missing = sum(not (file.parent / each.path).is_file() for each in manifest.files)
-        found.append(Local(file.parent, manifest, missing, pulled=file.parent.parent == home.cache))
-    return found, wrong
 
 
 def join(network: NetworkReply | None, local: Sequence[Local], offered: Collection[str] = ()) -> list[KnownModel]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.cli.output import emit_json, line, say
-from sawyer.errors import RefusedError, UsageError
+from sawyer.errors import RefusedError, Superseded, UnknownModel, UsageError
+from sawyer.schemas.models import MANIFEST_FILE
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
+    from sawyer.bus.protocol import Bus
     from sawyer.bus.publishing import PublishProgress
     from sawyer.model.artifacts import Artifacts
     from sawyer.schemas.messages import NetworkReply
-
-PREFIX: Final = "SAWYER_"
 
 
 def publish(
@@ -60,14 +60,16 @@ def publish(
 
 
 def split_folder(settings: Settings, model: str, format: str) -> Path:
-    """The split of this name in the home, the only one if no format is named. Raises UsageError."""
+    """The split of this name in the home, the only one if no format is named, or the folder that was named itself.
+    Raises UsageError."""
+    from sawyer.cli.model_here import split_formats
+    from sawyer.cli.model_store import DEFAULT_FORMAT
     from sawyer.cli.parts import model_folder
 
-    formats = [folder.name.rpartition("-")[2] for folder in settings.home.models.glob(f"{model}-*/")]
-    known = [each for each in formats if (settings.home.models / f"{model}-{each}" / "manifest.json").is_file()]
+    known = [] if (Path(model) / MANIFEST_FILE).is_file() else split_formats(settings.home, model)
     if not format and len(known) > 1:
-        raise UsageError(f"{model} is split here in {' and '.join(sorted(known))}", hint="Name one with --format.")
-    return model_folder(settings.home, model, format or (known[0] if known else "q4"))
+        raise UsageError(f"{model} is split here in {' and '.join(known)}", hint="Name one with --format.")
+    return model_folder(settings.home, model, format or next(iter(known), DEFAULT_FORMAT))
 
 
 async def _publish(settings: Settings, artifacts: Artifacts) -> tuple[bool, bool]:
@@ -75,14 +77,18 @@ async def _publish(settings: Settings, artifacts: Artifacts) -> tuple[bool, bool
     from sawyer.bus.connection import NatsBus
     from sawyer.bus.objects import Bucket
     from sawyer.bus.publishing import publish_files
+    from sawyer.cli.model_store import operators_of
     from sawyer.cli.operating import operating
     from sawyer.cli.splitting import progress_bars
     from sawyer.schemas import subjects
 
     manifest = artifacts.manifest
     async with operating(settings) as (founder, network):
-        _check_not_superseded(network, manifest.model, artifacts.digest)
         statement = founder.signed_publication(manifest).canonical()
+        operators = operators_of(founder.pin, network.successors)
+        recorded = artifacts.digest not in {each.manifest for each in network.models}
+        if recorded:
+            await _check_new(founder.bus, network, manifest.model, artifacts.digest)
         bus = await NatsBus.connect(settings.where_nats()[0], name=f"publish {manifest.model}")
         try:
             with progress_bars() as bars:
@@ -92,16 +98,28 @@ async def _publish(settings: Settings, artifacts: Artifacts) -> tuple[bool, bool
                     bars.update(task, completed=step.bytes_done, total=step.bytes_total)
 
                 bucket = Bucket(bus, subjects.model_bucket(manifest.model, artifacts.digest))
-                sent = await publish_files(bucket, artifacts, statement, report)
+                sent = await publish_files(bucket, artifacts, statement, report, operators)
         finally:
             await bus.close()
-        recorded = artifacts.digest not in {each.manifest for each in network.models}
         await founder.publish(manifest)
     return sent, recorded
 
 
-def _check_not_superseded(network: NetworkReply, model: str, digest: str) -> None:
-    """Says what this publication replaces."""
+async def _check_new(bus: Bus, network: NetworkReply, model: str, digest: str) -> None:
+    """Says what this publication replaces. Raises Superseded for weights that were replaced themselves: the book
+    takes each once, and no file is sent for nothing."""
+    from sawyer.bus.calls import ask
+    from sawyer.schemas.messages import PublicationQuery, PublicationReply
+
+    try:
+        await ask(bus, "publication", PublicationReply, PublicationQuery(model=model, manifest=digest))
+    except UnknownModel:
+        pass
+    else:
+        raise Superseded(
+            f"{model} was published as {digest[:16]} before, and replaced since",
+            hint="Weights that were replaced do not come back under this name: split them again with another --name.",
+        )
     before = next((each for each in network.models if each.model == model), None)
     if before is not None and before.manifest != digest:
         say(f"{model} is published as {before.manifest[:16]} ({before.format}): this replaces it")
@@ -125,8 +143,7 @@ async def _remove(settings: Settings, model: str, *, current_too: bool, confirme
     async with operating(settings) as (_, network), reached(settings, "models") as (bus, _):
         named = {each.manifest for each in network.models if each.model == model}
         current = {subjects.model_bucket(model, each) for each in named}
-        prefix = f"{PREFIX}{model}_"
-        found = [each for each in await bucket_names(bus) if each.rpartition("_")[0] + "_" == prefix]
+        found = [each for each in await bucket_names(bus) if subjects.is_bucket_of(model, each)]
         doomed = [each for each in found if current_too or each not in current]
         if not doomed:
             raise RefusedError(

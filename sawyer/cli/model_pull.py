@@ -6,20 +6,12 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sawyer.cli.model_store import (
-    Pulled,
-    bring_shown,
-    cache_of,
-    kept_model,
-    network_told,
-    open_pulled,
-    published_as,
-    trunk_paths,
-)
+from sawyer.cli.model_here import Local, cache_of, local_models
+from sawyer.cli.model_store import bring_shown, kept_model, network_told, open_pulled, published_as, trunk_paths
 from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
 from sawyer.cli.output import emit_json, line, say, table
 from sawyer.errors import EXIT_WRONG, Cancelled, UsageError
@@ -50,7 +42,7 @@ def pull(
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds)
     pulled, paths = asyncio.run(_pull(settings, model, experts, share, trunk=trunk))
     manifest = pulled.artifacts.manifest
-    here = Pulled(pulled.artifacts.folder, manifest).here
+    here = Local(pulled.artifacts.folder, manifest, pulled=True).here
     size_bytes = sum(file.size_bytes for file in manifest.files if file.path in set(paths))
     if as_json:
         emit_json(
@@ -106,39 +98,62 @@ def verify(
     home: HomeOption = None,
 ) -> None:
     """Hash every file of a model that is on this machine, and compare. Exit code 3 if one is wrong."""
+    settings = Settings.load(home=home)
+    found, damaged = _copies(settings, model, format)
+    documents = [_verified(settings, copy) for copy in found] + [_unusable(folder) for folder in damaged]
+    if as_json:
+        emit_json(documents)
+    else:
+        for copy, told in zip(found, documents, strict=False):
+            if not told["wrong"]:
+                line(f"right: {copy.told}")
+    rows = [(f"{told['folder']}/{each['file']}", each["what"]) for told in documents for each in told["wrong"]]
+    if rows and not as_json:
+        table(("wrong file", "what is wrong"), rows)
+        say("`sawyer models pull` replaces what is wrong of a pulled copy; a split has to be made again.")
+    if rows:
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _verified(settings: Settings, copy: Local) -> dict[str, Any]:
+    """What is here of a copy, and what is wrong with it."""
     from sawyer.model.artifacts import Artifacts
     from sawyer.model.cache import problems
 
-    settings = Settings.load(home=home)
-    found = _copies(settings, model, format)
-    documents, rows = [], []
-    for copy in found:
-        artifacts = Artifacts(copy.folder, copy.manifest)
-        wrong = list(problems(artifacts, partial=copy.is_pulled))
-        signed = kept_model(settings, Pulled(copy.folder, copy.manifest)) is not None if copy.is_pulled else None
-        if signed is False:
-            wrong.append((MANIFEST_FILE, f"no operator of this home's network signed it as {copy.manifest.model}"))
-        rows += [(str(copy.folder / path), what) for path, what in wrong]
-        documents.append(
-            {
-                "folder": str(copy.folder),
-                "format": copy.manifest.format,
-                "manifest": artifacts.digest,
-                "signed": signed,
-                "files_here": len(Pulled(copy.folder, copy.manifest).here),
-                "files_of_model": len(copy.manifest.files),
-                "wrong": [{"file": path, "what": what} for path, what in wrong],
-            }
-        )
-        if not wrong and not as_json:
-            line(f"right: {copy.told}")
-    if as_json:
-        emit_json(documents)
-    elif rows:
-        table(("wrong file", "what is wrong"), rows)
-        say("`sawyer models pull` replaces wrong files of a pulled copy; a split has to be made again.")
-    if rows:
-        raise typer.Exit(EXIT_WRONG)
+    artifacts = Artifacts(copy.folder, copy.manifest)
+    wrong = list(problems(artifacts, partial=copy.pulled))
+    signed = kept_model(settings, copy) is not None if copy.pulled else None
+    if signed is False:
+        wrong.append((MANIFEST_FILE, _unsigned(settings, copy)))
+    return {
+        "folder": str(copy.folder),
+        "format": copy.manifest.format,
+        "manifest": artifacts.digest,
+        "signed": signed,
+        "files_here": len(copy.here),
+        "files_of_model": len(copy.manifest.files),
+        "wrong": [{"file": path, "what": what} for path, what in wrong],
+    }
+
+
+def _unsigned(settings: Settings, copy: Local) -> str:
+    if settings.home.pin() is None:
+        return "this home belongs to no network, so nobody's signature counts (sawyer register)"
+    return f"neither this home's network nor its operator signed it as {copy.manifest.model}"
+
+
+def _unusable(folder: Path) -> dict[str, Any]:
+    """Of a pulled copy whose manifest nobody can use."""
+    wrong = {"file": MANIFEST_FILE, "what": "it is missing, broken or that of other weights"}
+    return {
+        "folder": str(folder),
+        "format": None,
+        "manifest": None,
+        "signed": False,
+        "files_here": None,
+        "files_of_model": None,
+        "wrong": [wrong],
+    }
 
 
 def remove(
@@ -187,53 +202,45 @@ def confirm(question: str, *, confirmed: bool) -> None:
 def _remove_here(settings: Settings, model: str, format: str, *, confirmed: bool) -> list[str]:
     from sawyer.model.writing import only_writer
 
-    found = _copies(settings, model, format, named_only=True)
-    for copy in found:
-        if copy.folder.is_symlink():
-            raise UsageError(f"{copy.folder} is a link: what it leads to is not this home's", hint="Delete it by hand.")
-    confirm("Delete " + ", ".join(copy.told for copy in found) + "?", confirmed=confirmed)
-    for copy in found:
-        if copy.is_pulled:
-            cache_of(settings).remove(copy.folder)
+    found, damaged = _copies(settings, model, format, named_only=True)
+    folders = [*(copy.folder for copy in found), *damaged]
+    for folder in folders:
+        if folder.is_symlink():
+            raise UsageError(f"{folder} is a link: what it leads to is not this home's", hint="Delete it by hand.")
+    told = [*(copy.told for copy in found), *(f"{model}, damaged, {folder}" for folder in damaged)]
+    confirm(f"Delete {', '.join(told)}?", confirmed=confirmed)
+    for folder in folders:
+        if folder.parent == settings.home.cache:
+            cache_of(settings).remove(folder)
             continue
-        with only_writer(copy.folder):
-            (copy.folder / MANIFEST_FILE).unlink()  # first: without it nobody takes the rest for a model
-            shutil.rmtree(copy.folder)
-    return [str(copy.folder) for copy in found]
+        with only_writer(folder):
+            (folder / MANIFEST_FILE).unlink()  # first: without it nobody takes the rest for a model
+            shutil.rmtree(folder)
+    return [str(folder) for folder in folders]
 
 
-class _Copy(Pulled):
-    """A model on this machine: split, or pulled."""
-
-    is_pulled = False
-
-    @property
-    def told(self) -> str:
-        here = len(self.here)
-        what = f"pulled, {here} of {len(self.manifest.files)} files" if self.is_pulled else f"split, {here} files"
-        return f"{self.manifest.model} ({self.manifest.format}), {what}, {self.folder}"
-
-
-class _PulledCopy(_Copy):
-    is_pulled = True
-
-
-def _copies(settings: Settings, model: str, format: str, *, named_only: bool = False) -> list[_Copy]:
-    """Every copy of a model in this home, or the folder that was named itself. Raises UsageError if there is none."""
-    from sawyer.cli.model_list import local_models
+def _copies(settings: Settings, model: str, format: str, *, named_only: bool = False) -> tuple[list[Local], list[Path]]:
+    """Every copy of a model in this home, or the folder that was named itself; and the folders of pulled ones whose
+    manifest cannot be used, of any format. Raises UsageError if there is none."""
     from sawyer.model.artifacts import Artifacts
 
     if not named_only and (Path(model) / MANIFEST_FILE).is_file():
         artifacts = Artifacts.open(Path(model))
-        kind = _PulledCopy if artifacts.folder.absolute().parent == settings.home.cache else _Copy
-        return [kind(artifacts.folder, artifacts.manifest)]
-    models, wrong = local_models(settings.home)
+        pulled = artifacts.folder.absolute().parent == settings.home.cache
+        return [Local(artifacts.folder, artifacts.manifest, pulled)], []
+    damaged = cache_of(settings).damaged()
+    copies, wrong = local_models(settings.home)
     for error in wrong:
         say(f"left out: {error.message}")
-    copies = [(_PulledCopy if each.pulled else _Copy)(each.folder, each.manifest) for each in models]
-    found = [each for each in copies if each.manifest.model == model and format in ("", each.manifest.format)]
-    if found:
-        return found
+    folders = {folder for _, folder in damaged}
+    found = [
+        each
+        for each in copies
+        if each.manifest.model == model and format in ("", each.manifest.format) and each.folder not in folders
+    ]
+    broken = [folder for name, folder in damaged if name == model]
+    if found or broken:
+        return found, broken
     here = ", ".join(sorted({f"{each.manifest.model} ({each.manifest.format})" for each in copies})) or "none"
     named = f"{model} ({format})" if format else model
     raise UsageError(f"there is no copy of {named} in {settings.home.path}", hint=f"There are: {here}.")

@@ -8,7 +8,8 @@ from typing import Any
 
 from sawyer.cli import output
 from sawyer.cli.model_facts import FORMATS, ModelFacts, facts_of
-from sawyer.cli.model_list import KnownModel, Local
+from sawyer.cli.model_here import Local
+from sawyer.cli.model_list import KnownModel
 from sawyer.cli.sampling import described
 from sawyer.model.catalog import catalogue_model, demo_checkpoint
 from sawyer.model.checkpoint import Checkpoint
@@ -212,7 +213,7 @@ def _cells(row: KnownModel) -> tuple[object, ...]:
 
 def _state(local: Local) -> str:
     if local.pulled:
-        return f"pulled {local.files_here} of {len(local.manifest.files)}" if local.missing else "pulled"
+        return f"pulled {len(local.here)} of {len(local.manifest.files)}" if local.missing else "pulled"
     return "split" if not local.missing else f"{local.missing} of {len(local.manifest.files)} files missing"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sawyer import durable
+from sawyer.cli.model_here import Local, cache_of, pulled_models
 from sawyer.cli.output import say
 from sawyer.cli.parts import model_folder
 from sawyer.errors import RefusedError, SawyerError, UnknownModel, UnreachableError, UsageError, VerificationError
@@ -20,14 +20,13 @@ from sawyer.ledger.succession import known_successors, trusted
 from sawyer.model.catalog import DEMO_MODEL
 from sawyer.schemas import subjects
 from sawyer.schemas.events import ModelPublished, Successor
-from sawyer.schemas.models import MANIFEST_FILE, Manifest
+from sawyer.schemas.models import MANIFEST_FILE
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
     from sawyer.bus.connection import NatsBus
     from sawyer.bus.pulling import PulledModel, PullProgress, Wanted
     from sawyer.model.artifacts import Artifacts
-    from sawyer.model.cache import ModelCache
     from sawyer.model.files import ModelFiles
     from sawyer.schemas.messages import NetworkReply
 
@@ -128,13 +127,6 @@ def operators_of(pin: Pin, successors: Iterable[Successor]) -> frozenset[str]:
     return frozenset({pin.operator, *(each.added.body.key for each in told if each.added.body.role == "operator")})
 
 
-def cache_of(settings: Settings) -> ModelCache:
-    """Where this home keeps what it pulled."""
-    from sawyer.model.cache import ModelCache
-
-    return ModelCache(settings.home.cache, settings.cache_limit_bytes)
-
-
 def trunk_paths(artifacts: Artifacts) -> list[str]:
     """What a router needs: every file that is no expert."""
     from sawyer.model.layout import expert_file
@@ -144,35 +136,7 @@ def trunk_paths(artifacts: Artifacts) -> list[str]:
     return [file.path for file in artifacts.manifest.files if file.path not in experts]
 
 
-@dataclass(frozen=True)
-class Pulled:
-    """A model in the cache, as its folder says."""
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def here(self) -> list[str]:
-        """The files of its manifest that are here."""
-        return [file.path for file in self.manifest.files if (self.folder / file.path).is_file()]
-
-
-def pulled_models(home: Home) -> tuple[list[Pulled], list[SawyerError]]:
-    """All that was pulled, and what is wrong with those that cannot be used."""
-    from sawyer.model.artifacts import Artifacts
-    from sawyer.model.cache import ModelCache
-
-    found: list[Pulled] = []
-    wrong: list[SawyerError] = []
-    for folder in ModelCache(home.cache, 0).models():
-        try:
-            found.append(Pulled(folder, Artifacts.open(folder).manifest))
-        except SawyerError as error:
-            wrong.append(error)
-    return found, wrong
-
-
-def kept_model(settings: Settings, pulled: Pulled) -> PulledModel | None:
+def kept_model(settings: Settings, pulled: Local) -> PulledModel | None:
     """A pulled model whose signature and proof hold, without asking the network; None if they do not."""
     from sawyer.bus.pulling import PulledModel, Wanted
 
@@ -257,10 +221,9 @@ def _split_here(home: Home, model: str, published: ModelPublished | None) -> Art
 
 
 def _kept(settings: Settings, model: str, format: str) -> PulledModel | None:
-    """A pulled copy of this model, for whoever cannot ask the network."""
-    found = [each for each in pulled_models(settings.home)[0] if each.manifest.model == model]
-    fitting = [each for each in found if format in ("", each.manifest.format)]
-    return kept_model(settings, fitting[-1]) if fitting else None
+    """The pulled copy of this model that the network named last, for whoever cannot ask it."""
+    found = pulled_models(settings.home, model, format)
+    return kept_model(settings, found[-1]) if found else None
 
 
 def _local(home: Home, model: str, format: str, network: NetworkReply | None) -> Artifacts:

@@ -182,7 +182,8 @@ def known_format(text: str, *, of_trunk: bool = False) -> Format:
 
 
 def _known_models(settings: Settings) -> list[KnownModel]:
-    from sawyer.cli.model_list import join, local_models
+    from sawyer.cli.model_here import local_models
+    from sawyer.cli.model_list import join
 
     network, offered = _network(settings)
     found, wrong = local_models(settings.home)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 import typer
 
 import sawyer
+from sawyer.cli.model_here import split_names
 from sawyer.cli.options import ContextOption, CredsOption, FormatOption, HomeOption, NatsOption, ThreadsOption
 from sawyer.clock import SystemClock
 from sawyer.errors import ServerUnreachable, UsageError
@@ -137,18 +138,13 @@ def model_folder(home: Home, model: str, format: str) -> Path:
 
         split_with_progress(demo_checkpoint(), folder, DEMO_MODEL, known_format(format))
     if not folder.is_dir():
-        here = ", ".join([DEMO_MODEL, *(name for name in _split_here(home) if not name.startswith(f"{DEMO_MODEL} "))])
+        others = (f"{name} ({fmt})" for name, fmt in split_names(home) if name != DEMO_MODEL)
+        here = ", ".join([DEMO_MODEL, *others])
         raise UsageError(
             f"no split model {model} ({format}) in {home.models}",
             hint=f"There are: {here}. Make it: sawyer models split CHECKPOINT --name {model} --format {format}",
         )
     return folder
-
-
-def _split_here(home: Home) -> list[str]:
-    """Models split in this home, as a person names them: the folder NAME-FORMAT is written MODEL --format FORMAT."""
-    folders = sorted(file.parent.name.rpartition("-") for file in home.models.glob(f"*/{MANIFEST_FILE}"))
-    return [f"{model} ({format})" for model, _, format in folders if model]
 
 
 def _router_key(home: Home, name: str) -> Key:

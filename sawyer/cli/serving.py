@@ -138,13 +138,13 @@ def _leaving_no_trace(settings: Settings, model: str, format: str) -> Iterator[S
 
 
 def _is_here(home: Home, model: str, format: str, network: NetworkReply) -> bool:
-    from sawyer.cli.model_store import pulled_models
+    from sawyer.cli.model_here import pulled_models
     from sawyer.model.artifacts import Artifacts
 
     wanted = next((each for each in network.models if each.model == model and format in ("", each.format)), None)
     if wanted is None:
         return False
-    if any(each.manifest.digest() == wanted.manifest for each in pulled_models(home)[0]):
+    if any(each.manifest.digest() == wanted.manifest for each in pulled_models(home, model)):
         return True
     split = home.models / f"{wanted.model}-{wanted.format}"
     try:

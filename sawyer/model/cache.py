@@ -59,10 +59,6 @@ class ModelCache:
         """The folder of these weights, which may not exist yet."""
         return self.folder / f"{model}-{manifest[:16]}"
 
-    def models(self) -> list[Path]:
-        """The folders of all models whose manifest is here."""
-        return sorted(file.parent for file in self.folder.glob(f"*/{MANIFEST_FILE}"))
-
     def damaged(self) -> list[tuple[str, Path]]:
         """(model, folder) of what was pulled and has no manifest that can be used, or another's."""
         found = []
@@ -191,6 +187,20 @@ class Room:
                 raise NoSpace(full, hint=_LIMIT_HINT)
             self._sizes[path] = size_bytes
             self.taken += size_bytes
+
+
+def named_now(folder: Path) -> None:
+    """The network just named this pulled model as its own."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / PUBLISHED_FILE)
+
+
+def named_last_ns(folder: Path) -> int:
+    """When the network named this pulled model last, in ns of the system's clock; 0 if it never did."""
+    try:
+        return (folder / PUBLISHED_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 class WrongBytes(ArtifactCorrupt):

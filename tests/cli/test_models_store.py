@@ -3,16 +3,34 @@ kills."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import nats
 import pytest
+from nats.aio.msg import Msg
 
+from sawyer.bus.connection import NatsBus
+from sawyer.bus.objects import Bucket
+from sawyer.bus.publishing import publish_files
+from sawyer.bus.server import LocalServer
+from sawyer.cli.founding import _published
+from sawyer.identity.envelope import sign
+from sawyer.identity.keys import load
+from sawyer.ids import NetworkId
+from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
+from sawyer.schemas.subjects import model_bucket
 
 from .conftest import Done, runner, wait_until  # isort: skip
+
+
+KILLS = 8
+"""Tries to kill a process in the middle of what takes a tenth of a second."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +85,29 @@ def test_manifest_that_was_exchanged_is_named(guest, pulled: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b'"top_k":2', b'"top_k":3'))
     done = guest("models", "verify", DEMO_MODEL)
     assert done.code == 3
-    assert "no operator of this home's network signed it" in done.out
+    assert "neither this home's network nor its operator signed it" in done.out
+    assert guest("models", "pull", DEMO_MODEL, "--experts", "0:1").code == 0
+    assert guest("models", "verify", DEMO_MODEL).code == 0
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_pulled_copy_without_its_manifest_is_damaged_and_can_be_deleted(
+    guest, pulled: Path, content: str | None
+) -> None:
+    if content is None:
+        (pulled / "manifest.json").unlink()
+    else:
+        (pulled / "manifest.json").write_text(content)
+    done = guest("models", "verify", DEMO_MODEL)
+    assert (done.code, "missing, broken or that of other weights" in done.out) == (3, True)
+    assert guest("models", "rm", DEMO_MODEL, "--yes").code == 0
+    assert not pulled.exists()
+
+
+def test_copy_whose_proof_is_of_nobody_is_wrong_and_pulling_again_asks_the_book(guest, pulled: Path) -> None:
+    proof = pulled / "published.tlog-proof"
+    proof.write_text(proof.read_text().replace("c2sp.org/tlog-proof@v1", "c2sp.org/tlog-proof@v9"))
+    assert guest("models", "verify", DEMO_MODEL).code == 3
     assert guest("models", "pull", DEMO_MODEL, "--experts", "0:1").code == 0
     assert guest("models", "verify", DEMO_MODEL).code == 0
 
@@ -158,16 +198,78 @@ def test_router_of_a_machine_that_has_nothing_pulls_the_trunk(
 def test_kill_of_a_publishing_leaves_nothing_wrong_and_the_next_one_goes_on(
     sawyer, started, guest, up: Path, published: dict
 ) -> None:
-    assert sawyer("models", "rm", DEMO_MODEL, "--from-network", "--all", "--yes", "--home", up).code == 0
-    process = started("models", "publish", DEMO_MODEL, "--home", up)
-    streams = up / "nats/jetstream/$G/streams"
-    wait_until(lambda: any(streams.glob("OBJ_SAWYER_austen-8m_*")) or process.poll() is not None, "a bucket")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    streams = up / "nats/jetstream/jetstream/$G/streams"
+    for _ in range(KILLS):
+        assert sawyer("models", "rm", DEMO_MODEL, "--from-network", "--all", "--yes", "--home", up).code == 0
+        process = started("models", "publish", DEMO_MODEL, "--home", up)
+        wait_until(lambda: any(streams.glob("OBJ_SAWYER_austen-8m_*/msgs/*.blk")), "a first chunk")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        meta = next(streams.glob("OBJ_SAWYER_austen-8m_*")) / "meta.inf"
+        if not json.loads(meta.read_text())["sealed"]:
+            break
+    else:
+        pytest.fail(f"killed {KILLS} times, and never in the middle")
     again = sawyer("models", "publish", DEMO_MODEL, "--home", up)
     assert again.code == 0, again.err
     assert guest("models", "pull", DEMO_MODEL).code == 0
     assert guest("models", "verify", DEMO_MODEL).code == 0
+
+
+def test_split_is_published_by_its_folder_and_a_folder_without_one_is_named(sawyer, up: Path, published: dict) -> None:
+    done = sawyer("models", "publish", up / f"models/{DEMO_MODEL}-q4", "--home", up, "--json")
+    assert (done.code, done.json["manifest"]) == (0, published["manifest"])
+    none = sawyer("models", "publish", up / "logs", "--home", up)
+    assert (none.code, "no split model" in none.err) == (2, True), none.err
+
+
+def test_weights_that_were_replaced_are_refused_before_a_file_is_sent(sawyer, up: Path) -> None:
+    for format in ("q4", "q8"):
+        split = ("models", "split", demo_checkpoint(), "--name", "austen-twice", "--format", format, "--home", up)
+        publish = ("models", "publish", "austen-twice", "--format", format, "--home", up)
+        for arguments in (split, publish):
+            done = sawyer(*arguments)
+            assert done.code == 0, done.err
+    assert "this replaces it" in done.err
+    gone = sawyer("models", "rm", "austen-twice", "--from-network", "--yes", "--home", up)
+    assert (gone.code, gone.out.count("deleted")) == (0, 1), gone.err
+    back = sawyer("models", "publish", "austen-twice", "--format", "q4", "--home", up)
+    assert (back.code, "replaced since" in back.err) == (5, True), back.err
+    assert len([*(up / "nats/jetstream/jetstream/$G/streams").glob("OBJ_SAWYER_austen-twice_*")]) == 1
+
+
+async def test_weights_that_only_a_stolen_key_signed_are_refused_whatever_the_network_names(
+    up: Path, url: str, published: dict, tmp_path: Path, started
+) -> None:
+    """A server between a guest and the network: it names weights that the operator's key signed and the book does not
+    have, has their files, and answers with the proof of others."""
+    forged = Artifacts.open(Path(shutil.copytree(up / f"models/{DEMO_MODEL}-q4", tmp_path / "forged")))
+    manifest = forged.manifest.model_copy(update={"config_sha256": "0" * 64})
+    (forged.folder / "manifest.json").write_bytes(manifest.canonical())
+    forged = Artifacts.open(forged.folder)
+    body = _published(NetworkId(json.loads((up / "network.json").read_text())["network"]), manifest)
+    statement = sign(body, "model.published.v1", "operator", load(up / "keys/operator.nk")).canonical()
+    with LocalServer.start(tmp_path / "nats") as server:
+        evil, real = await NatsBus.connect(server.url, name="evil"), await nats.connect(url)
+        theirs = await nats.connect(server.url)
+
+        async def relay(message: Msg) -> None:
+            asked = message.data.replace(forged.digest.encode(), published["manifest"].encode())
+            reply = await real.request(message.subject, asked, timeout=5)
+            told = reply.data.replace(published["manifest"].encode(), forged.digest.encode())
+            await theirs.publish(message.reply, told if message.subject.endswith(".network") else reply.data)
+
+        await theirs.subscribe("sawyer.v1.query.*", cb=relay)
+        await theirs.flush()
+        assert await publish_files(Bucket(evil, model_bucket(DEMO_MODEL, forged.digest)), forged, statement)
+        home = tmp_path / "deceived"
+        process = started("models", "pull", DEMO_MODEL, "--home", home, "--nats", server.url)
+        out, err = await asyncio.to_thread(process.communicate, None, 60)
+        for connection in (evil, real, theirs):
+            await connection.close()
+    assert (process.returncode, out) == (3, "")
+    assert "does not publish" in err, err
+    assert not [*home.rglob("*.bin")]
 
 
 def test_operator_takes_a_model_out_of_the_store_and_puts_it_back(sawyer, guest, up: Path, published: dict) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from sawyer.router.service import Router, RouterIdentity
 from sawyer.schemas import subjects
 from sawyer.schemas.events import NodeRegistered
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, HostedLayer, HostedModel, Vitals
+
+from .stores import Store
 
 VITALS = Vitals(
     version="test", provider="rogue", device="rogue", threads=1, memory_total_mb=1, memory_free_mb=1, loaded=0,
@@ -262,3 +265,15 @@ async def network(founded: Network) -> Network:
     await founded.add_node("node-2", 1, 2)
     await founded.add_router()
     return founded
+
+
+@pytest.fixture
+def store_server(tmp_path: Path) -> Iterator[LocalServer]:
+    with LocalServer.start(tmp_path / "store") as started:
+        yield started
+
+
+@pytest.fixture
+def store(store_server: LocalServer, demo_q4: Artifacts, tmp_path: Path) -> Store:
+    folder = Path(shutil.copytree(demo_q4.folder, tmp_path / "split"))
+    return Store(store_server.url, Artifacts.open(folder), tmp_path)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sawyer.cli.model_facts import facts_of, message_bytes
-from sawyer.cli.model_list import join, local_models, price_of
+from sawyer.cli.model_here import local_models
+from sawyer.cli.model_list import join, price_of
 from sawyer.home import Home
 from sawyer.ids import RequestId
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint

@@ -53,9 +53,9 @@ TAKES_A_NAME: list[Callable[[str], str]] = [
 
 def test_every_builder_is_checked_here() -> None:
     found = {name for name, value in vars(subjects).items() if inspect.isfunction(value) and not name.startswith("_")}
-    assert found - {"is_slug", "discovery", "network_token", "network_of", "model_bucket"} == set(BUILT) | set(
-        WILDCARDS
-    )
+    assert found - {"is_slug", "discovery", "network_token", "network_of", "model_bucket", "is_bucket_of"} == set(
+        BUILT
+    ) | set(WILDCARDS)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,18 @@ def test_bucket_is_named_after_model_and_weights() -> None:
 def test_bucket_of_a_name_that_is_no_token_is_refused(model: str) -> None:
     with pytest.raises(UsageError, match="cannot stand in a subject"):
         subjects.model_bucket(model, "14fa" * 16)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "is_one"),
+    [
+        ("SAWYER_grp_14fa14fa14fa14fa", True),
+        ("SAWYER_grp-b_14fa14fa14fa14fa", False),
+        ("SAWYER_grp_backup", False),
+        ("SAWYER_grp_14FA14FA14FA14FA", False),
+        ("SAWYER_grp_14fa14fa14fa14fa1", False),
+        ("sawyer_grp_14fa14fa14fa14fa", False),
+    ],
+)
+def test_bucket_is_of_a_model_only_if_its_name_is_made_so(bucket: str, is_one: bool) -> None:
+    assert subjects.is_bucket_of("grp", bucket) is is_one
