@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from sawyer.errors import SawyerError
 from sawyer.home import Home
-from sawyer.model.artifacts import Artifacts
 from sawyer.schemas.models import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ class Local:
 
 def local_models(home: Home) -> tuple[list[Local], list[SawyerError]]:
     """The models of this home, split ones first, by folder, and what is wrong with those that cannot be used."""
+    from sawyer.model.artifacts import Artifacts
+
     found: list[Local] = []
     wrong: list[SawyerError] = []
     for place in (home.models, home.cache):
