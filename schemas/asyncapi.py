@@ -60,9 +60,6 @@ _FIELDS: Final[dict[str, tuple[object, object, object]]] = {
     "kind": (int(tensors.Kind.REQUEST), int(tensors.Kind.REPLY), int(tensors.Kind.ERROR)),
     "dtype": (", ".join(f"{each.value} {tensors.NUMPY[each].name}" for each in tensors.Dtype),) * 3,
     "flags": (f"{tensors.FLAG_REPLY_F32}: answer in float32", 0, 0),
-    "request": ("the request id", "as asked", "as asked, zeros if unreadable"),
-    "grant": ("zeros: no grant", "zeros", "zeros"),
-    "sequence": ("counts the messages of a request", "as asked", "as asked, 0 if unreadable"),
     "word_a": ("deadline, milliseconds from arrival", "computed, microseconds", 0),
     "word_b": (0, "waited, microseconds", 0),
     "manifest": (f"first {tensors.MANIFEST_PREFIX_BYTES} bytes of its SHA-256", "as asked", "zeros"),
@@ -71,16 +68,19 @@ _FIELDS: Final[dict[str, tuple[object, object, object]]] = {
     "hidden": (f"values in a row: 1 to {tensors.MAX_HIDDEN}", "as asked", 0),
     "rows": (f"1 to {tensors.MAX_ROWS}", f"in all blocks: 1 to {tensors.MAX_ROWS}", 0),
     "indices": ("row indices: at least 1", 0, 0),
-    "reserved": (0, 0, 0),
+    "parts": (f"requests that the rows are of: 1 to {tensors.MAX_PARTS}", "as asked", 0),
 }
 """Field of an activation's header -> what it is in a request, a reply and an error: a constant, or words."""
+_PART_TEXT: Final = ", ".join(f"{name} {_TYPES.get(code, f'bytes[{code[:-1]}]')}" for name, code in tensors.PART_FIELDS)
 _THEN: Final[dict[type, list[str]]] = {
     ActivationRequest: [
+        f"parts x ({_PART_TEXT}): one a request; its rows follow those of the parts before",
         "experts x (expert u32, its row count u32), experts ascending",
         "indices x u32: for each expert, in that order, the rows it works on",
         "rows x hidden x dtype: each row once",
     ],
     ActivationReply: [
+        "the parts, as asked",
         "experts x (expert u32, its row count u32), experts ascending",
         "rows x hidden x dtype: one block an expert, in that order",
     ],

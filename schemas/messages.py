@@ -399,7 +399,8 @@ class SeenNode(Strict):
 class RouterReply(Strict):
     """What a router serves and sees. `missing` counts those of the model's `experts` (layer, expert) pairs that no node
     serves now. Counts are since `started_ms`; `recent_tokens` were sampled in the last `recent_ms`. `chat`: the model
-    has a chat template, and answers `messages`. `generation`: how its maker would have it sampled, where he said so."""
+    has a chat template, and answers `messages`. `generation`: how its maker would have it sampled, where he said so.
+    `context_bytes` of `context_limit_bytes`: what running requests may take for the tokens before."""
 
     router: Slug
     model: Slug
@@ -419,6 +420,8 @@ class RouterReply(Strict):
     nodes: tuple[SeenNode, ...]
     chat: bool = False
     generation: GenerationDefaults | None = None
+    context_bytes: Count = 0
+    context_limit_bytes: Count = 0
 
 
 class TreeQuery(Strict):

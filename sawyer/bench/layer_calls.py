@@ -19,11 +19,11 @@ from sawyer.errors import NoAnswer
 from sawyer.ids import ModelId, RequestId, new_request_id
 from sawyer.model.artifacts import Artifacts
 from sawyer.router.directory import Directory
-from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
+from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope, Share
 from sawyer.router.metering import Meter
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.models import ModelLayout
-from sawyer.schemas.tensors import ActivationReply, ActivationRequest
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Part
 
 COVERED_TIMEOUT_S: Final = 20.0
 FINISH_TIMEOUT_S: Final = 10.0
@@ -86,16 +86,18 @@ class LayerCaller:
         Raises ExpertUnavailable."""
         layout = self._layout
         request = new_request_id()
-        scope = RequestScope(request, Meter(request, self._dispatcher.model))
+        scope = RequestScope(request, Meter(request, self._dispatcher.model), traced=True)
         measured = Calls(rows, layout.top_k)
         for n in range(count):
             hidden = self._random.standard_normal((rows, layout.hidden), dtype=np.float32)
             work = [ExpertRows(group.expert, group.rows) for group in group_rows(self._choice(rows))]
             layer = layout.moe_layers[n % len(layout.moe_layers)]
             started = perf_counter()
-            _, calls = await self._dispatcher.layer(scope, layer, hidden, work)
+            answers = await self._dispatcher.layer([Share(scope, rows)], layer, hidden, work)
             measured.wall_us.append((perf_counter() - started) * 1e6)
-            measured.compute_us.append(max(call.compute_us for call in calls))
+            for error in answers.failed.values():
+                raise error
+            measured.compute_us.append(max(call.compute_us for call in answers.calls[0]))
         await self._finish(scope)
         return measured
 
@@ -150,6 +152,7 @@ def message_bytes(hidden: int) -> tuple[int, int]:
     """The lengths of an activation request and its reply for one row of one expert."""
     row, request = np.zeros((1, hidden), np.float16), RequestId("0" * 32)
     manifest = bytes(tensors.MANIFEST_PREFIX_BYTES)
-    ask = ActivationRequest(request, 1, manifest, 0, row, ((0, np.zeros(1, np.uint32)),), deadline_ms=1)
-    answer = ActivationReply(request, 1, manifest, 0, ((0, row),), compute_us=0, waited_us=0)
+    parts = (Part(request, 1, 1),)
+    ask = ActivationRequest(parts, manifest, 0, row, ((0, np.zeros(1, np.uint32)),), deadline_ms=1)
+    answer = ActivationReply(parts, manifest, 0, ((0, row),), compute_us=0, waited_us=0)
     return len(tensors.encode_request(ask)), len(tensors.encode_reply(answer))

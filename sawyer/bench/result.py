@@ -13,6 +13,9 @@ from sawyer.schemas.models import ModelLayout
 
 GOAL_ACTIVATIONS_PER_SECOND: Final = 1000
 GOAL_LAYER_CALL_US: Final = 3000
+GOAL_RATIO: Final = 0.5
+GOAL_STREAMS_RATIO: Final = 0.8
+GOAL_STREAMS_GAIN: Final = 4.0
 V: Final = 1
 """Version of the JSON object."""
 
@@ -24,8 +27,11 @@ class Rounds:
     model: str
     layout: ModelLayout
     tokens: int
+    streams: int
     local: list[float] = field(default_factory=list)
     distributed: list[float] = field(default_factory=list)
+    local_streams: list[float] = field(default_factory=list)
+    distributed_streams: list[float] = field(default_factory=list)
     single: list[Calls] = field(default_factory=list)
     plain_us: list[list[float]] = field(default_factory=list)
     gathered_us: list[list[float]] = field(default_factory=list)
@@ -55,7 +61,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """One model. `ratio`: distributed over in process, round by round. `communication_us`: of a layer call with one
+    """One model. `ratio`: distributed over in process, round by round; `streams_ratio`: the same with `streams` at
+    once; `streams_gain`: over the network, so many at once over one. `communication_us`: of a layer call with one
     row, all but compute; `plain_us`: as many plain requests, `gathered_us`: the same through bus/gather.py, both to
     echoes; `communication_ratio`, `gathered_ratio`: over plain."""
 
@@ -69,6 +76,11 @@ class ModelResult:
     local_tokens_per_second: Spread
     distributed_tokens_per_second: Spread
     ratio: Spread
+    streams: int
+    local_streams_tokens_per_second: Spread
+    distributed_streams_tokens_per_second: Spread
+    streams_ratio: Spread
+    streams_gain: Spread
     layer_call_us: Quantiles
     compute_us: Spread
     communication_us: Spread
@@ -96,6 +108,11 @@ class ModelResult:
             local_tokens_per_second=Spread.of(rounds.local),
             distributed_tokens_per_second=Spread.of(rounds.distributed),
             ratio=Spread.of(ratios(rounds.distributed, rounds.local)),
+            streams=rounds.streams,
+            local_streams_tokens_per_second=Spread.of(rounds.local_streams),
+            distributed_streams_tokens_per_second=Spread.of(rounds.distributed_streams),
+            streams_ratio=Spread.of(ratios(rounds.distributed_streams, rounds.local_streams)),
+            streams_gain=Spread.of(ratios(rounds.distributed_streams, rounds.distributed)),
             layer_call_us=Quantiles.of([us for each in rounds.single for us in each.wall_us]),
             compute_us=Spread.of([median(each.compute_us) for each in rounds.single]),
             communication_us=Spread.of(communication),
@@ -149,6 +166,9 @@ class BenchResult:
                 activations >= GOAL_ACTIVATIONS_PER_SECOND,
             ),
             Goal("layer_call_p50_us", GOAL_LAYER_CALL_US, call_us, call_us <= GOAL_LAYER_CALL_US),
+            _at_least("distributed_ratio", GOAL_RATIO, first.ratio),
+            _at_least("streams_ratio", GOAL_STREAMS_RATIO, first.streams_ratio),
+            _at_least("streams_gain", GOAL_STREAMS_GAIN, first.streams_gain),
         )
         return cls(
             v=V,
@@ -162,3 +182,7 @@ class BenchResult:
             machine=machine,
             models=models,
         )
+
+
+def _at_least(name: str, wanted: float, got: Spread) -> Goal:
+    return Goal(name, wanted, got.median, got.median >= wanted)

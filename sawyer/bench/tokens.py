@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -25,6 +27,15 @@ class Text:
     tokens_per_second: float
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Several generations at once: the ids of each, and the tokens of all by the time from the first prompt to the last
+    token."""
+
+    ids: tuple[tuple[int, ...], ...]
+    tokens_per_second: float
+
+
 class Local:
     """The whole model in this process, rounding rows where the wire would: it computes what the network computes."""
 
@@ -42,6 +53,30 @@ class Local:
             first_s = first_s or perf_counter()
             ids.append(token)
         return Text(tuple(ids), (len(ids) - 1) / (perf_counter() - first_s))
+
+    def generate_many(self, prompts: Sequence[str], tokens: int) -> Texts:
+        """Greedy, all step by step together: experts and matrices once for the rows of all. Blocks."""
+        started = perf_counter()
+        prefixes = [self._tokenizer.encode(prompt) for prompt in prompts]
+        caches = [self._model.trunk.new_cache(len(ids) + tokens) for ids in prefixes]
+        said = [[int(self._model.prefill(ids, cache).argmax())] for ids, cache in zip(prefixes, caches, strict=True)]
+        for _ in range(tokens - 1):
+            logits = self._model.steps([each[-1] for each in said], caches)
+            for each, token in zip(said, logits.argmax(axis=-1).tolist(), strict=True):
+                each.append(token)
+        eos = set(self._model.trunk.layout.eos)
+        ended = [next((at for at, token in enumerate(each) if token in eos), tokens) for each in said]
+        count = sum(ended)
+        texts = tuple(tuple(each[:end]) for each, end in zip(said, ended, strict=True))
+        return Texts(texts, count / (perf_counter() - started))
+
+
+async def many_over_network(client: AsyncClient, model: ModelId, prompts: Sequence[str], tokens: int) -> Texts:
+    """Greedy, billed, all at once, by this process's clock. Raises the typed error that a request met."""
+    started = perf_counter()
+    answers = await asyncio.gather(*(client.generate(each, model=model, max_tokens=tokens) for each in prompts))
+    taken_s = perf_counter() - started
+    return Texts(tuple(each.ids for each in answers), sum(len(each.ids) for each in answers) / taken_s)
 
 
 async def over_network(client: AsyncClient, model: ModelId, prompt: str, tokens: int) -> Text:

@@ -17,6 +17,8 @@ from sawyer.schemas.messages import EntryRef, ErrorBody, LedgerCommand, LedgerRe
 from sawyer.schemas.texts import decoder_of
 
 ASK_TIMEOUT_S: Final = 5.0
+RECORD_FIRST_S: Final = 1.0
+"""A writer that was killed took the command along: it is sent again soon, then after twice as long, and so on."""
 RECORD_TIMEOUT_S: Final = 5.0
 RECORD_PATIENCE_S: Final = 10.0
 RECORD_PAUSE_S: Final = 0.2
@@ -96,10 +98,12 @@ async def record(bus: Bus, command: LedgerCommand, *, patience_s: float | None =
     subject, data = subjects.ledger(command_word(command.kind)), command.canonical()
     now_s = asyncio.get_running_loop().time
     until_s = now_s() + (RECORD_PATIENCE_S if patience_s is None else patience_s)
+    timeout_s = RECORD_FIRST_S
     while True:
         try:
-            return _entry(read(LedgerReply, await bus.request(subject, data, RECORD_TIMEOUT_S)))
+            return _entry(read(LedgerReply, await bus.request(subject, data, timeout_s)))
         except UnreachableError:
+            timeout_s = min(RECORD_TIMEOUT_S, 2 * timeout_s)
             if now_s() + RECORD_PAUSE_S >= until_s:
                 raise
             await asyncio.sleep(RECORD_PAUSE_S)

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import importlib.util
 import logging
+import math
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from sawyer.bus import credentials
-from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Handler, Message, Subscription
+from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, SETTLE_S, Handler, Message, Subscription
 from sawyer.bus.shortcut import ShortClient
 from sawyer.contexts import NatsTarget
 from sawyer.errors import MissingExtra, NoAnswer, NobodyServes, ServerUnreachable, UsageError
@@ -66,6 +67,7 @@ class NatsBus:
         self._target = target
         self._client = _Client(target)
         self._on_disconnect: list[Callable[[], None]] = []
+        self._back_s = -math.inf
         self._problems: list[str] = []
         self._gave_up = asyncio.Event()
         self._established = False
@@ -220,6 +222,10 @@ class NatsBus:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         self._on_disconnect.append(callback)
 
+    @property
+    def settling(self) -> bool:
+        return asyncio.get_running_loop().time() < self._back_s + SETTLE_S
+
     async def flush(self) -> None:
         if not self._client.is_connected:  # nats-py would return at once, as if all had been sent
             raise ServerUnreachable("the NATS server does not answer: the connection is lost")
@@ -253,6 +259,7 @@ class NatsBus:
         log.warning("nats: %s", str(error) or type(error).__name__)
 
     async def _note_reconnect(self) -> None:
+        self._back_s = asyncio.get_running_loop().time()
         log.warning("nats: connected again")
 
     async def _note_disconnect(self) -> None:

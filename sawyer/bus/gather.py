@@ -55,6 +55,11 @@ class Gatherer:
             self._subscription = None
         self._lose_all()
 
+    @property
+    def settling(self) -> bool:
+        """See Bus.settling."""
+        return self._bus.settling
+
     def call(self) -> Call:
         """A new call; close it (or use it as a context manager) when its answers no longer matter."""
         made = Call(self._bus, f"{self._prefix}.{next(self._ids)}", self._forget)

@@ -81,6 +81,7 @@ class MemoryBus:
         self._inboxes = itertools.count()
         self._on_disconnect: list[Callable[[], None]] = []
         self._closed = False
+        self.settling = False
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         if self._closed:

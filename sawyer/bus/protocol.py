@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024 - 4096
+SETTLE_S: Final = 3.0
+"""So long after a server came back its clients may still be coming back, one after the other."""
 """Our servers take 8 MiB; 4 KiB stay free for headers. A payload over the server's limit costs the connection."""
 
 
@@ -53,6 +55,11 @@ class Bus(Protocol):
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Called on the event loop whenever the connection is lost: requests in flight will not be answered."""
+
+    @property
+    def settling(self) -> bool:
+        """Whether the connection was lost and came back within SETTLE_S: others may not be back yet, and that nobody
+        listens means little."""
 
     async def flush(self) -> None:
         """Returns when the server has processed all that was sent."""

@@ -38,8 +38,8 @@ class Counts:
 
 class Service:
     """Serves a subject (or some) with `workers` tasks over a queue of at most `limit` messages of at most
-    `max_bytes`. What `hears` does not want, and a question that must not be answered (NEVER_ANSWERED), is dropped
-    without a word."""
+    `max_bytes`; beyond the limit the answer is `busy()`. What `hears` does not want, and a question that must not be
+    answered (NEVER_ANSWERED), is dropped without a word."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Service:
         queue: str = "",
         max_bytes: int = MAX_MESSAGE_BYTES,
         hears: Callable[[Message], bool] = lambda _: True,
+        busy: Callable[[], SawyerError] | None = None,
     ) -> None:
         self._bus = bus
         self.subjects = (subject,) if isinstance(subject, str) else tuple(subject)
@@ -64,6 +65,7 @@ class Service:
         self._worker_count = workers
         self._max_bytes = max_bytes
         self._hears = hears
+        self._busy = busy or self._full
         self._tasks: list[asyncio.Task[None]] = []
         self._refusals: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
@@ -100,9 +102,12 @@ class Service:
                 raise MalformedMessage(f"a message of {len(message.data)} bytes, at most {self._max_bytes} are taken")
             self._waiting.put_nowait(message)
         except asyncio.QueueFull:
-            self._refuse_soon(message, Busy(f"{self._waiting.maxsize} messages are waiting already"))
+            self._refuse_soon(message, self._busy())
         except MalformedMessage as error:
             self._refuse_soon(message, error)
+
+    def _full(self) -> SawyerError:
+        return Busy(f"{self._waiting.maxsize} messages are waiting already")
 
     def _refuse_soon(self, message: Message, error: SawyerError) -> None:
         self.counts.requests += 1

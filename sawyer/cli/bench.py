@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from sawyer.cli.bench_chaos import bench_chaos
 from sawyer.cli.bench_ledger import bench_ledger
 from sawyer.cli.bench_split import bench_split
 from sawyer.cli.bench_text import progress, rounds_option, rounds_text, show_goals, spread_text
+from sawyer.cli.bench_wan import bench_wan
 from sawyer.cli.options import JsonOption
 from sawyer.cli.output import emit_json, heading, line, table
 from sawyer.settings import Settings
@@ -23,8 +25,10 @@ QUICK_ROUNDS: Final = 2
 
 
 app = typer.Typer(help="Measure this machine.")
+app.command("chaos", epilog="Example: sawyer bench chaos --quick --json")(bench_chaos)
 app.command("ledger", epilog="Example: sawyer bench ledger --json")(bench_ledger)
 app.command("split", epilog="Example: sawyer bench split --size-gb 4")(bench_split)
+app.command("wan", epilog="Example: sawyer bench wan --rtt-ms 50 --streams 1,8")(bench_wan)
 
 
 @app.callback(invoke_without_command=True, epilog="Example: sawyer bench --quick --json")
@@ -67,6 +71,10 @@ def _column(model: ModelResult) -> list[tuple[str, str]]:
         ("tokens/s in process", spread_text(model.local_tokens_per_second)),
         ("tokens/s distributed", spread_text(model.distributed_tokens_per_second)),
         ("distributed / in process", spread_text(model.ratio, digits=3)),
+        (f"{model.streams} streams, tokens/s in process", spread_text(model.local_streams_tokens_per_second)),
+        (f"{model.streams} streams, tokens/s distributed", spread_text(model.distributed_streams_tokens_per_second)),
+        ("distributed / in process", spread_text(model.streams_ratio, digits=3)),
+        (f"{model.streams} streams / one", spread_text(model.streams_gain, digits=1)),
         ("layer call, p50/p95/p99 us", _quantiles(model.layer_call_us)),
         ("  compute us", spread_text(model.compute_us)),
         ("  communication us", spread_text(model.communication_us)),

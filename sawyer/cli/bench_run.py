@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from sawyer import leash
 from sawyer.bench import echo
@@ -25,14 +21,12 @@ from sawyer.bench.layer_calls import LayerCaller, measure_plain
 from sawyer.bench.machine import this_machine
 from sawyer.bench.result import BenchResult, ModelResult, Rounds
 from sawyer.bench.synthetic import Shape, prompt, write_checkpoint
-from sawyer.bench.tokens import Local, over_network
+from sawyer.bench.tokens import Local, many_over_network, over_network
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.plain import PlainClient
-from sawyer.bus.server import ANY_PORT
-from sawyer.cli.children import Child, ServerChild
-from sawyer.cli.founding import pinned_network
-from sawyer.cli.interrupts import interruptible
-from sawyer.cli.network import FORMAT, found, open_account, until_seen
+from sawyer.cli.bench_network import ACCOUNT, own_home, own_network, run_here, split_here
+from sawyer.cli.children import Child
+from sawyer.cli.network import until_seen
 from sawyer.cli.network_plan import NetworkPlan, Part
 from sawyer.client.aio import AsyncClient
 from sawyer.engine.session import configure
@@ -41,14 +35,10 @@ from sawyer.home import Home
 from sawyer.identity.keys import load_or_create
 from sawyer.ids import ModelId
 from sawyer.loop import chosen
-from sawyer.loop import run as run_on_loop
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
-from sawyer.model.split import split
 
 NODES: Final = 2
-ACCOUNT: Final = "bench"
-BUDGET_TOKENS: Final = 100_000
 PROMPT_WORDS: Final = 8
 DEMO_PROMPT: Final = "It was a"
 
@@ -61,6 +51,7 @@ class BenchPlan:
     name: ModelId
     rounds: int
     tokens: int
+    streams: int
     calls: int
     batches: tuple[int, ...]
     batch_calls: int
@@ -69,13 +60,13 @@ class BenchPlan:
     @classmethod
     def full(cls, rounds: int) -> BenchPlan:
         shape = Shape(hidden=512, ffn=1792, layers=8, experts=8)
-        return cls(shape, ModelId("bench-8x512"), rounds, 64, 200, (32, 128), 40, quick=False)
+        return cls(shape, ModelId("bench-8x512"), rounds, 64, 16, 200, (32, 128), 40, quick=False)
 
     @classmethod
     def fast(cls, rounds: int) -> BenchPlan:
         """Seconds instead of a minute: for a first look, and for tests."""
         shape = Shape(hidden=128, ffn=256, layers=2, experts=4, vocab=512)
-        return cls(shape, ModelId("bench-2x128"), rounds, 16, 40, (32,), 5, quick=True)
+        return cls(shape, ModelId("bench-2x128"), rounds, 16, 4, 40, (32,), 5, quick=True)
 
 
 @dataclass(frozen=True)
@@ -94,53 +85,34 @@ class _Bench:
 def run(plan: BenchPlan, nats_server: str, loop: str, notice: Callable[[str], None]) -> BenchResult:
     """The whole benchmark. Everything it started is ended and everything it wrote is removed, however it ends. Raises
     VerificationError if the network generated another text than this process alone."""
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, _interrupt)
     machine = this_machine(chosen(loop))
-    os.environ["SAWYER_LOOP"] = machine.loop  # what is started here has another home, and no config file
-    with tempfile.TemporaryDirectory(prefix="sawyer-bench-") as folder:
-        home = Home(Path(folder) / "home")
+    with own_home() as home:
         notice(f"making {plan.name}: a checkpoint with random weights")
         checkpoint = write_checkpoint(home.path / "checkpoint", plan.shape)
         models = [_split(home, checkpoint, plan.name, notice), _split(home, demo_checkpoint(), DEMO_MODEL, notice)]
         shutil.rmtree(checkpoint)
         configure(NODES)
-        results = run_on_loop(interruptible(_measure_all(plan, home, models, nats_server, notice)), machine.loop)
-    if results is None:
-        raise KeyboardInterrupt
+        results = run_here(_measure_all(plan, home, models, nats_server, notice), loop)
     threads = {"in_process": NODES, "node": 1, "router": 1}
     return BenchResult.of(results, machine, quick=plan.quick, nodes=NODES, threads=threads, rounds=plan.rounds)
 
 
 def _split(home: Home, checkpoint: Path, model: ModelId, notice: Callable[[str], None]) -> Artifacts:
     notice(f"splitting {model}")
-    folder = home.models / f"{model}-{FORMAT}"
-    split(checkpoint, folder, model=model, format="q4")
-    return Artifacts.open(folder)
+    return split_here(home, checkpoint, model)
 
 
 async def _measure_all(
     plan: BenchPlan, home: Home, models: list[Artifacts], nats_server: str, notice: Callable[[str], None]
 ) -> tuple[ModelResult, ...]:
-    async with contextlib.AsyncExitStack() as stack:
-        notice("starting a network")
-        home.logs.mkdir(parents=True, exist_ok=True)
-        server = await ServerChild.start(home.nats, ANY_PORT, nats_server)
-        stack.push_async_callback(server.stop)
-        pin = pinned_network(home)
-        bookkeeper = await _start(stack, home, NetworkPlan(home, server.url, NODES).bookkeeper)
-        await bookkeeper.ready()
-        bus = await NatsBus.connect(server.url, name="bench")
-        stack.push_async_callback(bus.close)
-        for artifacts in models:
-            founder = await found(bus, home, pin, artifacts)
-        await open_account(server.url, home, founder, ACCOUNT, BUDGET_TOKENS)
+    notice("starting a network")
+    async with own_network(home, models, nats_server) as network, contextlib.AsyncExitStack() as stack:
         echoes = [f"echo-{n + 1}" for n in range(NODES)]
         for name in echoes:
-            await _start_echo(stack, home, name, server.url)
-        plain = await PlainClient.connect(server.url, "bench-plain")
+            await _start_echo(stack, home, name, network.url)
+        plain = await PlainClient.connect(network.url, "bench-plain")
         stack.push_async_callback(plain.close)
-        bench = _Bench(plan, home, server.url, bus, plain, echoes, notice)
+        bench = _Bench(plan, home, network.url, network.bus, plain, echoes, notice)
         return (await _measure(bench, models[0]), await _measure(bench, models[1]))
 
 
@@ -149,14 +121,14 @@ async def _measure(bench: _Bench, artifacts: Artifacts) -> ModelResult:
     plan, model = bench.plan, ModelId(artifacts.manifest.model)
     bench.notice(f"{model}: loading")
     local = await asyncio.to_thread(Local, artifacts)
-    rounds = Rounds(model, artifacts.layout, plan.tokens)
+    rounds = Rounds(model, artifacts.layout, plan.tokens, plan.streams)
     key = load_or_create(bench.home.account_key(ACCOUNT))
     async with (
         _serving(bench, model),
         LayerCaller(bench.bus, artifacts) as caller,
         AsyncClient(bench.url, account=ACCOUNT, key=key) as client,
     ):
-        warm_up = Rounds(model, artifacts.layout, plan.tokens)
+        warm_up = Rounds(model, artifacts.layout, plan.tokens, plan.streams)
         bench.notice(f"{model}: warming up")
         await _round(bench, artifacts, local, caller, client, warm_up)
         for n in range(plan.rounds):
@@ -173,18 +145,33 @@ async def _round(
     text = prompt(PROMPT_WORDS) if into.model == plan.name else DEMO_PROMPT
     alone = await asyncio.to_thread(local.generate, text, plan.tokens)
     together = await over_network(client, ModelId(into.model), text, plan.tokens)
-    if alone.ids != together.ids:
-        raise VerificationError(
-            f"{into.model}: over the network the text differs from the one computed in this process",
-            hint="This must never happen: report it, with what sawyer doctor says.",
-        )
+    _check_same(into.model, alone.ids, together.ids)
     into.local.append(alone.tokens_per_second)
     into.distributed.append(together.tokens_per_second)
+    await _streams(bench, local, client, text, into)
     into.single.append(await caller.measure(1, plan.calls))
     into.plain_us.append(await measure_plain(bench.plain, bench.echoes, artifacts, plan.calls))
     into.gathered_us.append(await caller.measure_gathered(bench.echoes, plan.calls))
     for rows in plan.batches:
         into.batches.setdefault(rows, []).append(await caller.measure(rows, plan.batch_calls))
+
+
+async def _streams(bench: _Bench, local: Local, client: AsyncClient, text: str, into: Rounds) -> None:
+    """As many generations at once as the plan says, each of another prompt."""
+    prompts = [f"{text} {number}" for number in range(into.streams)]
+    alone = await asyncio.to_thread(local.generate_many, prompts, bench.plan.tokens)
+    together = await many_over_network(client, ModelId(into.model), prompts, bench.plan.tokens)
+    _check_same(into.model, alone.ids, together.ids)
+    into.local_streams.append(alone.tokens_per_second)
+    into.distributed_streams.append(together.tokens_per_second)
+
+
+def _check_same(model: str, alone: object, together: object) -> None:
+    if alone != together:
+        raise VerificationError(
+            f"{model}: over the network the text differs from the one computed in this process",
+            hint="This must never happen: report it, with what sawyer doctor says.",
+        )
 
 
 @contextlib.asynccontextmanager
@@ -217,7 +204,3 @@ async def _start_echo(stack: contextlib.AsyncExitStack, home: Home, name: str, u
     child = Child(name, process, log)
     stack.push_async_callback(child.stop)
     await child.ready()
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -17,6 +17,7 @@ from sawyer.schemas.tensors import (
     MANIFEST_PREFIX_BYTES,
     ActivationReply,
     ActivationRequest,
+    Part,
     encode_reply,
     encode_request,
 )
@@ -109,13 +110,13 @@ def _trunk(layout: ModelLayout, format: Format, trunk_format: Format, *, tied: b
 def message_bytes(hidden: int, experts: int) -> int:
     """Bytes of an activation request for one float16 row and so many experts, and of its reply: as they are encoded."""
     row, index = np.zeros((1, hidden), np.float16), np.zeros(1, np.uint32)
-    request, manifest = RequestId("0" * 32), bytes(MANIFEST_PREFIX_BYTES)
+    parts, manifest = (Part(RequestId("0" * 32), 1, 1),), bytes(MANIFEST_PREFIX_BYTES)
     there = ActivationRequest(
-        request=request, sequence=0, manifest=manifest, layer=0, rows=row,
+        parts=parts, manifest=manifest, layer=0, rows=row,
         work=tuple((expert, index) for expert in range(experts)), deadline_ms=0,
     )  # fmt: skip
     back = ActivationReply(
-        request=request, sequence=0, manifest=manifest, layer=0,
+        parts=parts, manifest=manifest, layer=0,
         blocks=tuple((expert, row) for expert in range(experts)), compute_us=0, waited_us=0,
     )  # fmt: skip
     return len(encode_request(there)) + len(encode_reply(back))

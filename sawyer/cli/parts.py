@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sawyer.bus.connection import NatsBus
     from sawyer.identity.keys import Key
 
+CONTEXT_PERCENT: Final = 50
+"""Of the memory that is free when the trunk is loaded."""
 READY: Final = "ready: "
 """How the line begins that says a program is ready."""
 
@@ -83,6 +85,14 @@ def route(
     name: Annotated[str, typer.Option("--name", help="The router's name in the book.")] = "router-1",
     format: FormatOption = "",
     threads: ThreadsOption = None,
+    context_memory: Annotated[
+        str,
+        typer.Option(
+            "--context-memory",
+            metavar="SIZE",
+            help="Memory that the contexts of all running requests may take: 2GB, or 25% of this machine's.",
+        ),
+    ] = "",
     wire: Annotated[str, typer.Option("--wire", help="Rows on the wire: f16 or f32.")] = "f16",
     home: HomeOption = None,
     nats: NatsOption = "",
@@ -98,6 +108,7 @@ def route(
 
     if wire not in ("f16", "f32"):
         raise UsageError(f"unknown wire format {wire!r}", hint="Write f16 or f32.")
+    context_limit(context_memory)  # nonsense is said before anything is loaded
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, threads=threads)
     key = _router_key(settings.home, name)
     files = open_model(settings, model, format)
@@ -105,6 +116,7 @@ def route(
     artifacts = files.artifacts
     configure(int(settings["threads"]) or default_threads())
     engine, published = Engine.load(artifacts), ModelId(artifacts.manifest.model)
+    context_bytes = context_limit(context_memory)
 
     async def main() -> None:
         bus = await NatsBus.connect(settings.where_nats()[0], name=name)
@@ -115,6 +127,7 @@ def route(
                 published,
                 engine,
                 SystemClock(),
+                context_bytes=context_bytes,
                 wide=wire == "f32",
                 version=sawyer.__version__,
             )
@@ -123,6 +136,18 @@ def route(
             await bus.close()
 
     run_part(main, settings)
+
+
+def context_limit(amount: str) -> int:
+    """Bytes that running requests may take for the tokens before; by default a part of what is free. Raises
+    UsageError."""
+    from sawyer.node.choosing import parse_memory
+    from sawyer.node.memory import read_memory
+
+    memory = read_memory()
+    if amount:
+        return parse_memory(amount, memory.total_bytes, "--context-memory")
+    return memory.free_bytes * CONTEXT_PERCENT // 100
 
 
 def model_folder(home: Home, model: str, format: str) -> Path:

@@ -129,11 +129,16 @@ def _processes(parts: Sequence[PartStatus]) -> Section:
     return Section("Processes", (), columns, rows, ("pid", "restarts"))
 
 
+def _contexts(router: RouterReply) -> str:
+    """The memory that running requests may take for the tokens before."""
+    return f"{router.context_bytes / 1e6:,.0f} of {router.context_limit_bytes / 1e6:,.0f} MB"
+
+
 def _routers(routers: Sequence[RouterReply]) -> Section:
-    columns = ("router", "model", "experts covered", "requests", "tokens", "tokens/s")
+    columns = ("router", "model", "experts covered", "requests", "tokens", "tokens/s", "contexts")
     rows = tuple(
         (each.router, each.model, f"{each.experts - each.missing}/{each.experts}", f"{each.completed:,}",
-         f"{each.output_tokens:,}", f"{tokens_per_second(each):.1f}")
+         f"{each.output_tokens:,}", f"{tokens_per_second(each):.1f}", _contexts(each))
         for each in routers
     )  # fmt: skip
     return Section("Routers", (), columns, rows, columns[2:])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from sawyer.engine.answer import Answer, Sampled
 from sawyer.engine.cache import KvCache
 from sawyer.engine.combine import combine, group_rows
 from sawyer.engine.experts import ExpertPool
+from sawyer.engine.layer import Attended
 from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import Trunk, prefill_chunks
@@ -48,6 +50,11 @@ class LocalModel:
         """Logits [V] after one more token."""
         return self.prefill([token], cache)
 
+    def steps(self, tokens: Sequence[int], caches: Sequence[KvCache]) -> NDArray[np.float32]:
+        """One more token of each of B sequences: logits [B, V]. An expert is asked once a layer, for the rows of all.
+        Each row is what `step` gives, bit for bit."""
+        return self.trunk.logits(self._through(tokens, partial(self.trunk.attend_many, caches=caches)))
+
     def generate(self, ids: Sequence[int], count: int, params: GenerateParams = GREEDY) -> list[int]:
         """`count` new token ids, or fewer up to and without an end-of-sequence token."""
         return [*self.stream(ids, count, params)]
@@ -82,9 +89,15 @@ class LocalModel:
                 logits = self.step(token, cache)
 
     def _chunk(self, ids: Sequence[int], cache: KvCache) -> NDArray[np.float32]:
+        return self._through(ids, partial(self.trunk.attend, cache=cache))
+
+    def _through(
+        self, ids: Sequence[int], attend: Callable[[int, NDArray[np.float32]], Attended]
+    ) -> NDArray[np.float32]:
+        """A row for each token, through all layers."""
         x = self.trunk.embed(ids)
         for layer in range(self.trunk.layout.layers):
-            attended = self.trunk.attend(layer, x, cache)
+            attended = attend(layer, x)
             groups = group_rows(attended.experts)
             rows = self._rounded(attended.hidden)
             blocks = [self._rounded(self._pool.run(layer, group.expert, rows[group.rows])) for group in groups]

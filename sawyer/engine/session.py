@@ -89,6 +89,7 @@ class Session:
         self.shared = dict(shared)
         options.add_external_initializers(list(weights), [shared_value(one) for one in weights.values()])
         self.raw = onnxruntime.InferenceSession(graph, options, providers=_providers(device))
+        self.inputs: tuple[str, ...] = tuple(each.name for each in self.raw.get_inputs())
         self.outputs: tuple[str, ...] = tuple(output.name for output in self.raw.get_outputs())
         if device == "cuda" and running_provider(self) != CUDA:
             raise MissingExtra(

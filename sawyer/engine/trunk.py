@@ -14,15 +14,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sawyer.engine.cache import Attended, KvCache
+from sawyer.engine.cache import KvCache
 from sawyer.engine.experts import FAST
+from sawyer.engine.layer import Attended, Rows, TrunkLayer
 from sawyer.engine.session import Session
 from sawyer.errors import PromptTooLong, UsageError
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.families import family_named
 from sawyer.model.graphs import head_graph, shared_graph, stored_graph
-from sawyer.model.layout import Array, head_shape, shared_shape
-from sawyer.model.trunk_graph import rope_tables
+from sawyer.model.layout import BITS, Array, head_shape, shared_shape
+from sawyer.model.trunk_graph import LayerPart, rope_tables
 from sawyer.schemas.models import Format
 
 PREFILL_CHUNK: Final = 128
@@ -44,24 +45,34 @@ class Trunk:
         family, rope = family_named(layout.family), rope_tables(layout)
         format: Format = "f32" if artifacts.manifest.trunk == "f16" else artifacts.manifest.trunk
         in_format = partial(stored_graph, accuracy_level=accuracy_level)
-        graph_of: dict[int, bytes] = {}
-        for kind in filter(None, (layout.moe_layers, layout.dense_layers)):
-            file = family.trunk_layer(layout, kind[0]).in_format(format)
-            graph_of |= dict.fromkeys(kind, in_format(family.trunk_graph(layout, kind[0]), file))
-        self._layers = [
-            Session(graph_of[n], _widened(artifacts.read_trunk_layer(n)), shared=rope) for n in range(layout.layers)
-        ]
-        self._shared: dict[int, Session] = {}
+        one_row_is_like_many = format not in BITS or accuracy_level == FAST
+        rows = partial(Rows, pairs_lone_rows=not one_row_is_like_many)
+
+        def part(of: LayerPart, weights: Mapping[str, Array], shared: Mapping[str, Array]) -> Rows:
+            file = of.file.in_format(format)
+            own = {section.name: weights[section.name] for section in file.sections}
+            return rows(Session(in_format(of.graph, file), own, shared=shared))
+
+        before, within = ({}, rope) if layout.latent is None else (rope, {})
+        self._layers: list[TrunkLayer] = []
+        attention: Session | None = None
+        for number in range(layout.layers):
+            graphs = family.trunk_graphs(layout, number)
+            attention = attention or Session(graphs.attention, {}, shared=within)
+            weights = _widened(artifacts.read_trunk_layer(number))
+            project, finish = part(graphs.project, weights, before), part(graphs.finish, weights, {})
+            self._layers.append(TrunkLayer(number, project, attention, finish))
+        self._shared: dict[int, Rows] = {}
         shared = shared_shape(layout, gated=family.gated_shared)
         if shared is not None:
             graph = in_format(shared_graph(layout, gated=family.gated_shared), shared.in_format(format))
-            self._shared = {n: Session(graph, _widened(artifacts.read_shared(n))) for n in layout.moe_layers}
+            self._shared = {n: rows(Session(graph, _widened(artifacts.read_shared(n)))) for n in layout.moe_layers}
         head, graph = artifacts.read_head(), head_graph(layout, family.norm)
         if head is None:
             head = {"head": self._embed}
         else:
             graph = in_format(graph, head_shape(layout).in_format(format))
-        self._head = Session(graph, _widened(head) | {"norm": artifacts.read_norm()})
+        self._head = rows(Session(graph, _widened(head) | {"norm": artifacts.read_norm()}))
 
     def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """T token ids -> [T, H]. Raises UsageError for an id outside the vocabulary."""
@@ -80,7 +91,18 @@ class Trunk:
     def attend(self, layer: int, x: NDArray[np.float32], cache: KvCache) -> Attended:
         """Attention and gate of one layer over T new rows `x` [T, H], which the cache's layer takes in. Raises
         PromptTooLong if they do not fit."""
-        return cache.layers[layer].attend(self._layers[layer], x)
+        return self._layers[layer].attend(x, cache)
+
+    def attend_many(self, layer: int, x: NDArray[np.float32], caches: Sequence[KvCache]) -> Attended:
+        """One decoding step of B sequences: row b of `x` [B, H] is the new row of the sequence of `caches[b]`. Each row
+        is bit for bit what `attend` gives for it alone. Raises PromptTooLong if a cache is full, and then leaves all as
+        they were."""
+        return self._layers[layer].attend_many(x, caches)
+
+    def verify(self, layer: int, x: NDArray[np.float32], cache: KvCache) -> Attended:
+        """k new rows `x` [k, H] of one sequence, bit for bit what k calls of `attend` give. Raises PromptTooLong if
+        they do not fit."""
+        return self._layers[layer].verify(x, cache)
 
     def has_shared(self, layer: int) -> bool:
         """Whether every token of this layer passes a shared expert."""
@@ -89,11 +111,13 @@ class Trunk:
     def shared(self, layer: int, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the shared expert of such a layer adds to the residual: [T, H] of the rows [T, H] that enter experts.
         Apart from `attend`, so that it can run while the others are asked elsewhere."""
-        return self._shared[layer].run({"x": hidden})[0]
+        added: NDArray[np.float32] = self._shared[layer].run({"x": hidden})[0]
+        return added
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Hidden states after the last layer [T, H] -> [T, V]."""
-        return self._head.run({"x": x})[0]
+        logits: NDArray[np.float32] = self._head.run({"x": x})[0]
+        return logits
 
 
 def _widened(weights: Mapping[str, Array]) -> dict[str, Array]:

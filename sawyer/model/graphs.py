@@ -30,6 +30,7 @@ _TYPES: Final = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "u8": Ten
 
 REAL: Final = TensorProto.FLOAT
 WHOLE: Final = TensorProto.INT32
+LONG: Final = TensorProto.INT64
 Norm = Literal["rms", "layer"]
 """Root mean square, or LayerNorm without a bias."""
 Value = tuple[str, int, list[int | str]]
@@ -134,7 +135,8 @@ class Graph:
 
     def __init__(self, sections: Iterable[Section]) -> None:
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers = [_external(section) for section in sections]
+        self._sections = tuple(sections)
+        self._initializers: list[onnx.TensorProto] = []
         self._count = 0
 
     def op(self, kind: str, *inputs: str, out: str = "", domain: str = "", **attributes: Any) -> str:
@@ -189,14 +191,19 @@ class Graph:
         """Parts of the last axis."""
         return self.ops("Split", x, self.constant(*sizes), outs=tuple(self.fresh() for _ in sizes), axis=-1)
 
+    def takes(self, name: str) -> bool:
+        """Whether a node has this input."""
+        return any(name in node.input for node in self._nodes)
+
     def serialize(self, inputs: Iterable[Value], outputs: Iterable[Value]) -> bytes:
-        """The graph as ONNX bytes."""
+        """The graph as ONNX bytes, without the sections that no node takes."""
+        taken = [_external(section) for section in self._sections if self.takes(section.name)]
         graph = helper.make_graph(
             self._nodes,
             "sawyer",
             [helper.make_tensor_value_info(*value) for value in inputs],
             [helper.make_tensor_value_info(*value) for value in outputs],
-            self._initializers,
+            [*taken, *self._initializers],
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         raw: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()

@@ -1,24 +1,29 @@
-"""Trunk layers as ONNX: the blocks that families make them of. Attention, then gate or dense MLP.
+"""Trunk layers as ONNX: the blocks that families make them of. Three graphs a layer, so that the matrices can be
+multiplied with rows of many sequences at once while each sequence attends over its own past.
 
-Contract, inputs of all: x [T, H]. Outputs of a layer with experts: residual [T, H] (the experts' sum is added to it),
-hidden [T, H] (rows that enter experts), weights [T, k], experts [T, k] int32; of a layer without: residual alone.
-Grouped-query attention takes past_key and past_value [1, kv_heads, P, head_dim], past_length [1] int32 (cached rows
-plus T, less 1) and total_length [] int32 (cached rows plus T), and gives present_key and present_value.
-Latent attention takes past_rows [P, kv_rank + rope_dim], the cached rows (a latent, and a key that was rotated), and
-gives new_rows, the T that follow them.
-Both take rope_cos and rope_sin [context, rotated dims / 2], the same in every run and layer: as inputs, because
-ONNX Runtime would copy them into each session (42 MB a layer of DeepSeek-V2). Initializers: the sections of the layer.
+Contract of `project`: x [T, H] -> rows [T, W], all that attention takes of them. With latent attention also places [T]
+int64, the position of each row.
+Contract of `attention`, which has no weights and is one for all layers, over T rows of one sequence:
+grouped-query: rows [1, T, W], past_key and past_value [1, kv_heads, P, head_dim], past_length [1] int32 (cached rows
+plus T, less 1) and total_length [] int32 (cached rows plus T) -> attended [1, T, A], present_key and present_value;
+latent: rows [T, W], of which the last kv_rank + rope_dim columns are what the cache keeps (a latent, and a key that was
+rotated), and past_rows [P, kv_rank + rope_dim], the cached ones -> attended [T, A].
+Contract of `finish`: x [T, H], attended [T, A] -> of a layer with experts residual [T, H] (the experts' sum is added to
+it), hidden [T, H] (rows that enter experts), weights [T, k], experts [T, k] int32; of a layer without: residual alone.
+Whichever rotates takes rope_cos and rope_sin [context, rotated dims / 2], the same in every run and layer: as inputs,
+because ONNX Runtime would copy them into each session (42 MB a layer of DeepSeek-V2). Initializers: the sections of the
+layer, each in one graph alone, for each graph has a copy of its own.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sawyer.model.graphs import MICROSOFT, REAL, WHOLE, Graph, Norm, Value
+from sawyer.model.graphs import LONG, MICROSOFT, REAL, WHOLE, Graph, Norm, Value
 from sawyer.model.layout import FileShape
 from sawyer.schemas.models import LatentAttention, ModelLayout, Yarn
 
@@ -71,16 +76,32 @@ def _stretched(frequencies: NDArray[np.float32], theta: float, yarn: Yarn) -> ND
     return stretched
 
 
+class LayerPart(NamedTuple):
+    """A graph in float32, and those sections of the layer's file that it takes."""
+
+    graph: bytes
+    file: FileShape
+
+
+class LayerGraphs(NamedTuple):
+    """A layer in its three steps."""
+
+    project: LayerPart
+    attention: bytes
+    finish: LayerPart
+
+
 class TrunkLayerGraph:
-    """One graph with the contract's inputs and outputs. Call an attention, then `gate` or `serialize` for a dense
-    layer."""
+    """`project` or `finish` of a layer. For the first, end with `rows` or `latent_rows`; for the second, begin with
+    `attended` or `attended_latents` and end with `end_with_gate` or `end_with_mlp`. Then `part`."""
 
     def __init__(self, layout: ModelLayout, file: FileShape, *, norm: Norm = "rms") -> None:
         self._layout = layout
+        self._file = file
         self._norm = norm
         self._graph = Graph(file.plain)
         self._inputs: list[Value] = [("x", REAL, ["T", layout.hidden])]
-        self._outputs: list[Value] = [("residual", REAL, ["T", layout.hidden])]
+        self._outputs: list[Value] = []
 
     def norm(self, x: str, weights: str, *, out: str = "") -> str:
         return self._graph.norm(self._norm, x, weights, float(self._layout.rms_eps), out=out)
@@ -109,23 +130,68 @@ class TrunkLayerGraph:
         by_head = self._graph.reshape(x, -1, self._layout.head_dim)
         return self._graph.reshape(self.norm(by_head, weights), -1, heads * self._layout.head_dim)
 
-    def grouped_query_attention(self, query: str, key: str = "", value: str = "") -> str:
-        """Causal attention with half-split RoPE, scale d^-0.5, over queries, keys and values, or over packed rows
-        [T, (heads + 2 kv_heads) head_dim]."""
-        graph, layout = self._graph, self._layout
-        axis = graph.constant(0)
-        batched = [graph.op("Unsqueeze", each, axis) if each else "" for each in (query, key, value)]
-        attended = graph.ops(
-            "GroupQueryAttention", *batched, "past_key", "past_value", "past_length", "total_length",
-            "rope_cos", "rope_sin", outs=("attended", "present_key", "present_value"), domain=MICROSOFT,
-            num_heads=layout.heads, kv_num_heads=layout.kv_heads, do_rotary=1, scale=layout.head_dim**-0.5,
-        )[0]  # fmt: skip
-        past: list[int | str] = [1, layout.kv_heads, "P", layout.head_dim]
-        present: list[int | str] = [1, layout.kv_heads, "Q", layout.head_dim]
-        self._inputs += [("past_key", REAL, past), ("past_value", REAL, past)]
-        self._inputs += [("past_length", WHOLE, [1]), ("total_length", WHOLE, []), *self._rope_inputs()]
-        self._outputs += [("present_key", REAL, present), ("present_value", REAL, present)]
-        return graph.op("Squeeze", attended, axis)
+    def rows(self, *parts: str) -> None:
+        """What `grouped_query_attention` takes in: queries, keys and values, side by side already or not."""
+        if len(parts) == 1:
+            self._graph.op("Identity", *parts, out="rows")
+        else:
+            self._graph.op("Concat", *parts, out="rows", axis=-1)
+        self._outputs.append(("rows", REAL, ["T", _packed_width(self._layout)]))
+
+    def split_low_queries(self, compressed: str, rank: int) -> tuple[str, str]:
+        """[T, kv_rank + rope + rank] -> what `latent_rows` takes, and what queries are made of. Initializer:
+        query_norm [rank]."""
+        sizes = _latent(self._layout)
+        compressed, low = self._graph.split(compressed, (sizes.kv_rank + sizes.rope_dim, rank))
+        return compressed, self._graph.norm("rms", low, "query_norm", LATENT_NORM_EPS)
+
+    def latent_rows(self, queries: str, compressed: str) -> None:
+        """What `latent_attention` takes in: queries brought to the cached rows (the absorbed form: no key or value of
+        any head is ever made), and the new row itself. `queries` [T, heads nope + heads rope], all heads without a
+        position first; `compressed` [T, kv_rank + rope]. Initializers: latent_norm [kv_rank], to_keys [heads, nope,
+        kv_rank]."""
+        graph, layout, sizes = self._graph, self._layout, _latent(self._layout)
+        heads = layout.heads
+        plain, turning = graph.split(queries, (heads * sizes.nope_dim, heads * sizes.rope_dim))
+        latent, key = graph.split(compressed, (sizes.kv_rank, sizes.rope_dim))
+        turned = self._rotated(graph.op("Concat", turning, key, axis=-1), heads + 1)
+        turning, key = graph.split(turned, (heads * sizes.rope_dim, sizes.rope_dim))
+        latent = graph.norm("rms", latent, "latent_norm", LATENT_NORM_EPS)
+        absorbed = self._times_by_head("MatMul", self._by_head(plain, sizes.nope_dim), "to_keys")
+        absorbed = graph.op("Transpose", absorbed, perm=[1, 0, 2])
+        turning = graph.reshape(turning, -1, heads, sizes.rope_dim)
+        width = sizes.kv_rank + sizes.rope_dim
+        asking = graph.reshape(graph.op("Concat", absorbed, turning, axis=-1), -1, heads * width)
+        graph.op("Concat", asking, latent, key, axis=-1, out="rows")
+        self._inputs += [("places", LONG, ["T"]), *_rope_inputs(layout)]
+        self._outputs.append(("rows", REAL, ["T", (heads + 1) * width]))
+
+    def attended(self) -> str:
+        """What `grouped_query_attention` gave, [T, heads head_dim]."""
+        self._inputs.append(("attended", REAL, ["T", self._layout.heads * self._layout.head_dim]))
+        return "attended"
+
+    def attended_latents(self) -> str:
+        """What `latent_attention` gave, as values: [T, heads value]. Initializer: to_values [heads, value, kv_rank]."""
+        graph, heads, sizes = self._graph, self._layout.heads, _latent(self._layout)
+        self._inputs.append(("attended", REAL, ["T", heads * sizes.kv_rank]))
+        by_head = self._by_head("attended", sizes.kv_rank)
+        values = self._times_by_head("FusedMatMul", by_head, "to_values", domain=MICROSOFT, transB=1)
+        return graph.reshape(graph.op("Transpose", values, perm=[1, 0, 2]), -1, heads * sizes.value_dim)
+
+    def end_with_gate(self, attended: str, *, power: float | None) -> None:
+        """Of a layer with experts: what attention adds [T, H], then norm and `gate`. Initializers: post_norm [H], gate
+        [E, H]."""
+        self.add("x", attended, out="residual")
+        self._outputs.append(("residual", REAL, ["T", self._layout.hidden]))
+        self.norm("residual", "post_norm", out="hidden")
+        self.gate(self.linear("hidden", "gate"), norm=power)
+
+    def end_with_mlp(self, attended: str, width: int) -> None:
+        """Of a layer without experts. Initializers: post_norm [H], gate_up [2 width, H], down [H, width]."""
+        residual = self.add("x", attended)
+        self.add(residual, self._graph.mlp(self.norm(residual, "post_norm"), width), out="residual")
+        self._outputs.append(("residual", REAL, ["T", self._layout.hidden]))
 
     def gate(self, router_logits: str, *, norm: float | None) -> None:
         """Softmax over all experts, then the k best, divided by their `norm`-norm (1: their sum; None: left as they
@@ -148,13 +214,10 @@ class TrunkLayerGraph:
             ("experts", WHOLE, ["T", layout.top_k]),
         ]  # fmt: skip
 
-    def mlp(self, x: str, width: int) -> str:
-        """Of a layer without experts. Initializers: gate_up [2 width, H], down [H, width]."""
-        return self._graph.mlp(x, width)
-
-    def serialize(self) -> bytes:
-        """The graph as ONNX bytes."""
-        return self._graph.serialize(self._inputs, self._outputs)
+    def part(self) -> LayerPart:
+        """The graph, with the sections that it takes."""
+        sections = tuple(each for each in self._file.plain if self._graph.takes(each.name))
+        return LayerPart(self._graph.serialize(self._inputs, self._outputs), FileShape(sections))
 
     def _from_best_groups(self, probabilities: str) -> str:
         """Probabilities [T, E] with those of all but the best groups set to 0."""
@@ -170,82 +233,101 @@ class TrunkLayerGraph:
         mask = graph.op("Unsqueeze", graph.op("ScatterElements", zeros, chosen, ones, axis=1), graph.constant(-1))
         return graph.reshape(graph.op("Mul", grouped, mask), -1, layout.experts)
 
-    def split_low_queries(self, compressed: str, rank: int) -> tuple[str, str]:
-        """[T, kv_rank + rope + rank] -> what `latent_attention` takes, and what queries are made of. Initializer:
-        query_norm [rank]."""
-        compressed, low = self._graph.split(compressed, (self._latent.kv_rank + self._latent.rope_dim, rank))
-        return compressed, self._graph.norm("rms", low, "query_norm", LATENT_NORM_EPS)
-
-    def latent_attention(self, queries: str, compressed: str) -> str:
-        """Multi-head latent attention in its absorbed form, causal: queries are brought to the cached rows, and no key
-        or value of any head is ever made. `queries` [T, heads nope + heads rope], all heads without a position first;
-        `compressed` [T, kv_rank + rope]. Initializers: latent_norm [kv_rank], to_keys [heads, nope, kv_rank], to_values
-        [heads, value, kv_rank]. -> [T, heads value]."""
-        graph, heads, sizes = self._graph, self._layout.heads, self._latent
-        width = sizes.kv_rank + sizes.rope_dim
-        plain, turning = graph.split(queries, (heads * sizes.nope_dim, heads * sizes.rope_dim))
-        latent, key = graph.split(compressed, (sizes.kv_rank, sizes.rope_dim))
-        turned = self._rotated(graph.op("Concat", turning, key, axis=-1), heads + 1)
-        turning, key = graph.split(turned, (heads * sizes.rope_dim, sizes.rope_dim))
-        latent = graph.norm("rms", latent, "latent_norm", LATENT_NORM_EPS)
-        graph.op("Concat", latent, key, axis=-1, out="new_rows")
-        absorbed = graph.op("MatMul", self._by_head(plain, sizes.nope_dim), "to_keys")
-        rows = graph.op("Concat", absorbed, self._by_head(turning, sizes.rope_dim), axis=-1)
-        attended = graph.reshape(self._attended(graph.reshape(rows, -1, width)), heads, -1, width)
-        latent, _ = graph.split(attended, (sizes.kv_rank, sizes.rope_dim))
-        values = graph.op("FusedMatMul", latent, "to_values", domain=MICROSOFT, transB=1)
-        self._inputs += [("past_rows", REAL, ["P", width]), *self._rope_inputs()]
-        self._outputs.append(("new_rows", REAL, ["T", width]))
-        return graph.reshape(graph.op("Transpose", values, perm=[1, 0, 2]), -1, heads * sizes.value_dim)
-
-    def _attended(self, queries: str) -> str:
-        """Rows [heads T, W] over past_rows and new_rows, whose values are these rows too. The past, which is long, is
-        read where it stands: what is put together are the scores, and the products are of such a shape that ONNX
-        Runtime need not rearrange it for the first of them."""
-        graph, heads = self._graph, self._layout.heads
-        turned = graph.op("Transpose", graph.op("Mul", queries, graph.scalar(self._latent_scale())), perm=[1, 0])
-        new = self._causal(graph.reshape(graph.op("MatMul", "new_rows", turned), 0, heads, -1))
-        scores = graph.op("Concat", graph.op("MatMul", "past_rows", turned), new, axis=0)
-        shares = graph.op("Softmax", graph.op("Transpose", scores, perm=[1, 0]), axis=-1)
-        lengths = [graph.op("Shape", rows, start=0, end=1) for rows in ("past_rows", "new_rows")]
-        ends = graph.op("Concat", *lengths, axis=0)
-        past, own = graph.ops("Split", shares, ends, outs=(graph.fresh(), graph.fresh()), axis=-1)
-        return self.add(graph.op("MatMul", past, "past_rows"), graph.op("MatMul", own, "new_rows"))
-
-    def _rope_inputs(self) -> list[Value]:
-        half: list[int | str] = [self._layout.context, rope_dim(self._layout) // 2]
-        return [("rope_cos", REAL, half), ("rope_sin", REAL, half)]
+    def _times_by_head(self, kind: str, x: str, weights: str, **attributes: Any) -> str:
+        """[heads, T, K] times one matrix a head. ONNX Runtime does not prepack matrices with three axes, and multiplies
+        a lone row with those otherwise than many, to other last bits: so one row goes in twice."""
+        graph = self._graph
+        first, axis = graph.constant(0), graph.constant(1)
+        again = graph.op("Slice", x, first, axis, axis)
+        product = graph.op(kind, graph.op("Concat", x, again, axis=1), weights, **attributes)
+        return graph.op("Slice", product, first, graph.constant(-1), axis)
 
     def _by_head(self, x: str, width: int) -> str:
         """[T, heads width] -> [heads, T, width]."""
         return self._graph.op("Transpose", self._graph.reshape(x, -1, self._layout.heads, width), perm=[1, 0, 2])
 
-    @property
-    def _latent(self) -> LatentAttention:
-        assert self._layout.latent is not None, "its family says that there are latents"
-        return self._layout.latent
-
-    def _latent_scale(self) -> float:
-        scale: float = (self._latent.nope_dim + self._latent.rope_dim) ** -0.5
-        yarn = self._layout.yarn
-        if yarn is not None and yarn.mscale_all_dim is not None:
-            scale *= yarn_scale(float(yarn.factor), float(yarn.mscale_all_dim)) ** 2
-        return scale
-
     def _rotated(self, x: str, heads: int) -> str:
-        """[T, heads rope_dim], from the position after the past on, pairs interleaved."""
-        width = heads * self._latent.rope_dim
-        past = self._graph.op("Shape", "past_rows", start=0, end=1)
+        """[T, heads rope_dim], each row as its place says, pairs interleaved."""
+        width = heads * _latent(self._layout).rope_dim
         turned = self._graph.op(
-            "RotaryEmbedding", self._graph.reshape(x, 1, -1, width), past, "rope_cos", "rope_sin", domain=MICROSOFT,
-            interleaved=1,
+            "RotaryEmbedding", self._graph.reshape(x, 1, -1, width), self._graph.reshape("places", 1, -1),
+            "rope_cos", "rope_sin", domain=MICROSOFT, interleaved=1,
         )  # fmt: skip
         return self._graph.reshape(turned, -1, width)
 
-    def _causal(self, scores: str) -> str:
-        """Of the new rows among themselves: [T keys, heads, T queries] -> [T, heads T]. None sees a later one."""
-        graph = self._graph
-        count = graph.op("Squeeze", graph.op("Shape", "new_rows", start=0, end=1), graph.constant(0))
-        rows = graph.op("Range", graph.index(0), count, graph.index(1))
-        seen = graph.op("LessOrEqual", graph.op("Unsqueeze", rows, graph.constant(1, 2)), rows)
-        return graph.reshape(graph.op("Where", seen, scores, graph.scalar(-math.inf)), 0, -1)
+
+def grouped_query_attention(layout: ModelLayout) -> bytes:
+    """Causal attention with half-split RoPE, scale d^-0.5."""
+    graph = Graph(())
+    graph.ops(
+        "GroupQueryAttention", "rows", "", "", "past_key", "past_value", "past_length", "total_length",
+        "rope_cos", "rope_sin", outs=("attended", "present_key", "present_value"), domain=MICROSOFT,
+        num_heads=layout.heads, kv_num_heads=layout.kv_heads, do_rotary=1, scale=layout.head_dim**-0.5,
+    )  # fmt: skip
+    past: list[int | str] = [1, layout.kv_heads, "P", layout.head_dim]
+    present: list[int | str] = [1, layout.kv_heads, "Q", layout.head_dim]
+    inputs: list[Value] = [
+        ("rows", REAL, [1, "T", _packed_width(layout)]), ("past_key", REAL, past), ("past_value", REAL, past),
+        ("past_length", WHOLE, [1]), ("total_length", WHOLE, []), *_rope_inputs(layout),
+    ]  # fmt: skip
+    outputs: list[Value] = [
+        ("attended", REAL, [1, "T", layout.heads * layout.head_dim]),
+        ("present_key", REAL, present), ("present_value", REAL, present),
+    ]  # fmt: skip
+    return graph.serialize(inputs, outputs)
+
+
+def latent_attention(layout: ModelLayout) -> bytes:
+    """Multi-head latent attention in its absorbed form, causal: the shares of each head of the latents themselves. The
+    past, which is long, is read where it stands: what is put together are the scores, and the products are of such a
+    shape that ONNX Runtime need not rearrange it for the first of them."""
+    graph, heads, sizes = Graph(()), layout.heads, _latent(layout)
+    width = sizes.kv_rank + sizes.rope_dim
+    asking, new_rows = graph.split("rows", (heads * width, width))
+    by_head = graph.op("Transpose", graph.reshape(asking, -1, heads, width), perm=[1, 0, 2])
+    scaled = graph.op("Mul", graph.reshape(by_head, -1, width), graph.scalar(_latent_scale(layout)))
+    turned = graph.op("Transpose", scaled, perm=[1, 0])
+    new = _causal(graph, graph.reshape(graph.op("MatMul", new_rows, turned), 0, heads, -1), new_rows)
+    scores = graph.op("Concat", graph.op("MatMul", "past_rows", turned), new, axis=0)
+    shares = graph.op("Softmax", graph.op("Transpose", scores, perm=[1, 0]), axis=-1)
+    lengths = [graph.op("Shape", rows, start=0, end=1) for rows in ("past_rows", new_rows)]
+    ends = graph.op("Concat", *lengths, axis=0)
+    past, own = graph.ops("Split", shares, ends, outs=(graph.fresh(), graph.fresh()), axis=-1)
+    attended = graph.op("Add", graph.op("MatMul", past, "past_rows"), graph.op("MatMul", own, new_rows))
+    latent, _ = graph.split(graph.reshape(attended, heads, -1, width), (sizes.kv_rank, sizes.rope_dim))
+    by_row = graph.op("Transpose", latent, perm=[1, 0, 2])
+    graph.op("Reshape", by_row, graph.constant(-1, heads * sizes.kv_rank), out="attended")
+    return graph.serialize(
+        [("rows", REAL, ["T", (heads + 1) * width]), ("past_rows", REAL, ["P", width])],
+        [("attended", REAL, ["T", heads * sizes.kv_rank])],
+    )
+
+
+def _causal(graph: Graph, scores: str, new_rows: str) -> str:
+    """Of the new rows among themselves: [T keys, heads, T queries] -> [T, heads T]. None sees a later one."""
+    count = graph.op("Squeeze", graph.op("Shape", new_rows, start=0, end=1), graph.constant(0))
+    rows = graph.op("Range", graph.index(0), count, graph.index(1))
+    seen = graph.op("LessOrEqual", graph.op("Unsqueeze", rows, graph.constant(1, 2)), rows)
+    return graph.reshape(graph.op("Where", seen, scores, graph.scalar(-math.inf)), 0, -1)
+
+
+def _rope_inputs(layout: ModelLayout) -> list[Value]:
+    half: list[int | str] = [layout.context, rope_dim(layout) // 2]
+    return [("rope_cos", REAL, half), ("rope_sin", REAL, half)]
+
+
+def _packed_width(layout: ModelLayout) -> int:
+    return (layout.heads + 2 * layout.kv_heads) * layout.head_dim
+
+
+def _latent(layout: ModelLayout) -> LatentAttention:
+    assert layout.latent is not None, "its family says that there are latents"
+    return layout.latent
+
+
+def _latent_scale(layout: ModelLayout) -> float:
+    sizes, yarn = _latent(layout), layout.yarn
+    scale: float = (sizes.nope_dim + sizes.rope_dim) ** -0.5
+    if yarn is not None and yarn.mscale_all_dim is not None:
+        scale *= yarn_scale(float(yarn.factor), float(yarn.mscale_all_dim)) ** 2
+    return scale

@@ -116,23 +116,23 @@ def _layers(chosen: Iterable[Pair], served: Mapping[Pair, Served]) -> tuple[Host
     )
 
 
-def parse_memory(text: str, total_bytes: int) -> int:
-    """`6GB`, `512MiB`, `1.5G` or `75%` (of the machine's memory) in bytes. Raises UsageError."""
+def parse_memory(text: str, total_bytes: int, option: str = "--max-memory") -> int:
+    """`6GB`, `512MiB`, `1.5G` or `75%` (of the machine's memory) in bytes. Raises UsageError, naming the option."""
     found = _AMOUNT.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"--max-memory {text!r} is no amount of memory", hint="Write 6GB, 512MB or 75%.")
+        raise UsageError(f"{option} {text!r} is no amount of memory", hint="Write 6GB, 512MB or 75%.")
     whole, part, unit = found[1], (found[2] or "").ljust(3, "0"), found[3].lower()
     thousandths = int(whole) * 1000 + int(part)
     if unit == "%":
         if not 0 < thousandths <= 100_000:
-            raise UsageError(f"--max-memory {text!r} is no part of the memory", hint="Write 1% to 100%.")
+            raise UsageError(f"{option} {text!r} is no part of the memory", hint="Write 1% to 100%.")
         return total_bytes * thousandths // 100_000
     base = 1024 if "i" in unit else 1000
     amount: int = thousandths * base ** _POWERS[unit.rstrip("b").rstrip("i")] // 1000
     if not unit:
-        raise UsageError(f"--max-memory {text!r} has no unit", hint=f"Write {whole}GB, {whole}MB or {whole}%.")
+        raise UsageError(f"{option} {text!r} has no unit", hint=f"Write {whole}GB, {whole}MB or {whole}%.")
     if amount < 1:
-        raise UsageError(f"--max-memory {text!r} is nothing", hint="Write 6GB, 512MB or 75%.")
+        raise UsageError(f"{option} {text!r} is nothing", hint="Write 6GB, 512MB or 75%.")
     return amount
 
 

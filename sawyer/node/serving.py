@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Bus, Message, Subscription
 from sawyer.engine.experts import ExpertPool
 from sawyer.errors import MalformedMessage, SawyerError, UnknownExpert, WrongManifest
-from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.ids import ModelId, NodeId
 from sawyer.ledger.merkle import leaf_hash
 from sawyer.node.batching import Job, Line, Run, jobs_of, typed, work
 from sawyer.node.compute import ComputeThread
@@ -25,15 +25,14 @@ from sawyer.node.health import Health
 from sawyer.node.receipts import Block, ReceiptLog
 from sawyer.node.sparse import SparseWarnings
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.tensors import ActivationReply, ActivationRequest, block_leaf
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, PartWork, part_work
 
 QUEUE_LIMIT: Final = 256
 REFUSALS_LIMIT: Final = 1024
 """Refusals that are on their way out; who is refused beyond that is not told."""
-MAX_REPLY_BYTES: Final = MAX_PAYLOAD_BYTES - 16 * 1024
+MAX_REPLY_BYTES: Final = MAX_PAYLOAD_BYTES - 20 * 1024
 """Of rows; header and table of a reply take less than the rest."""
 F16_MAX: Final = float(np.finfo(np.float16).max)
-_NOBODY: Final = RequestId("0" * 32)
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ class Serving:
         except SawyerError as error:
             self._count_refusal(error)
             if len(self._refusals) < REFUSALS_LIMIT:
-                refusal = tensors.encode_error(error, *_named_in(message.data))
+                refusal = tensors.encode_error(error)
                 task = asyncio.get_running_loop().create_task(self._send(message.reply, refusal))
                 self._refusals.add(task)
                 task.add_done_callback(self._refusals.discard)
@@ -169,9 +168,9 @@ class Serving:
     async def _answer(self, job: Job, reply: bytes | None) -> None:
         """A job without a reply has an error."""
         if reply is None:
-            error, request = job.error or SawyerError("the node made no answer"), job.request
+            error = job.error or SawyerError("the node made no answer")
             self._count_refusal(error)
-            await self._send(job.reply_to, tensors.encode_error(error, request.request, request.sequence))
+            await self._send(job.reply_to, tensors.encode_error(error))
             return
         await self._send(job.reply_to, reply)
         self._health.answered(job.row_count, perf_counter() - job.arrived_s)
@@ -195,15 +194,12 @@ class Serving:
         started_s, request = perf_counter(), job.request
         blocks = _on_wire(job.outputs(), wide=_wide(request))
         _check_size(job.row_count, sum(block.nbytes for block in blocks))
-        noted = tuple(
-            _noted(request.layer, expert, rows, block)
-            for (expert, _), rows, block in zip(request.work, job.inputs(), blocks, strict=True)
-        )
-        self._receipts.note(request.request, self._served.manifest, request.sequence, noted)
+        done = part_work(request.layer, request.parts, request.work, job.inputs(), blocks)
+        for part, own in zip(request.parts, done, strict=True):
+            self._receipts.note(part.request, self._served.manifest, part.sequence, _noted(request.layer, own))
         return tensors.encode_reply(
             ActivationReply(
-                request=request.request,
-                sequence=request.sequence,
+                parts=request.parts,
                 manifest=request.manifest,
                 layer=request.layer,
                 blocks=tuple((expert, block) for (expert, _), block in zip(request.work, blocks, strict=True)),
@@ -217,15 +213,6 @@ class Serving:
             await self._bus.publish(to, data)
         except SawyerError as error:
             log.warning("cannot answer %s: %s", to, error)
-
-
-def _named_in(raw: bytes) -> tuple[RequestId, int]:
-    """The request and sequence that a bad message names, as far as they can be read."""
-    try:
-        header = tensors.read_header(raw)
-    except MalformedMessage:
-        return _NOBODY, 0
-    return header.request, header.sequence
 
 
 def _wide(request: ActivationRequest) -> bool:
@@ -243,8 +230,11 @@ def _check_size(rows: int, rows_bytes: int) -> None:
         )
 
 
-def _noted(layer: int, expert: int, inputs: tensors.Rows, output: tensors.Rows) -> Block:
-    return Block(layer, expert, len(output), leaf_hash(block_leaf(layer, expert, inputs, output)))
+def _noted(layer: int, done: PartWork) -> tuple[Block, ...]:
+    return tuple(
+        Block(layer, expert, rows, leaf_hash(leaf))
+        for expert, rows, leaf in zip(done.experts, done.counts, done.leaves, strict=True)
+    )
 
 
 def _on_wire(outputs: list[NDArray[np.float32]], *, wide: bool) -> list[tensors.Rows]:

@@ -10,7 +10,7 @@ from typing import Final
 from sawyer.bus.calls import read, record
 from sawyer.bus.protocol import Bus
 from sawyer.engine.answer import FinishReason
-from sawyer.errors import NotAuthorised, SawyerError
+from sawyer.errors import NobodyServes, NotAuthorised, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.commands import command
@@ -29,6 +29,7 @@ from sawyer.schemas.messages import FinishReply, NodeUse, Usage
 from sawyer.schemas.signed import Signed
 
 FINISH_TIMEOUT_S: Final = 2.0
+SETTLE_PAUSE_S: Final = 0.2
 """A node signs within milliseconds. One that does not in this time has no receipt, and earns nothing."""
 POST_PATIENCE_S: Final = 45.0
 """How long a finished request waits for a bookkeeper that is away: not beyond the hold."""
@@ -111,7 +112,7 @@ class Biller:
     async def _receipt(self, node: NodeId, scope: RequestScope) -> Signed[WorkReceipted] | None:
         finish = scope.meter.finish(node)
         try:
-            raw = await self._bus.request(subjects.finish(node), finish.canonical(), FINISH_TIMEOUT_S)
+            raw = await self._ask_finish(node, finish.canonical())
             reply = read(FinishReply, raw)
             if reply.error is not None:
                 raise reply.error.to_error()
@@ -123,6 +124,17 @@ class Biller:
             log.warning("request %s: no receipt of %s: %s", scope.request, node, error)
             return None
         return reply.receipt
+
+    async def _ask_finish(self, node: NodeId, finish: bytes) -> bytes:
+        """The node's answer. One that is gone is not waited for, but while all are coming back after the server did."""
+        until_s = asyncio.get_running_loop().time() + FINISH_TIMEOUT_S
+        while True:
+            try:
+                return await self._bus.request(subjects.finish(node), finish, FINISH_TIMEOUT_S)
+            except NobodyServes:
+                if not self._bus.settling or asyncio.get_running_loop().time() >= until_s:
+                    raise
+                await asyncio.sleep(SETTLE_PAUSE_S)
 
     async def _forget(self, node: NodeId, scope: RequestScope) -> None:
         nothing = scope.meter.finish(node).model_copy(update={"used": ()})

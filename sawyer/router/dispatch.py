@@ -1,5 +1,8 @@
 """One MoE layer over the network: group rows by expert, one message a node, gather, fall back to a replica of the SAME
-expert. Every block comes from its own expert or the layer fails with an error that names the experts."""
+expert. Every block comes from its own expert, or whoever needs it gets an error that names the experts.
+
+The rows may be those of many requests: they travel together, and each request is metered by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +25,7 @@ from sawyer.router.metering import Meter
 from sawyer.router.placement import Placement
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.messages import LayerCall, Takeover
-from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Rows, block_leaf
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Part, Rows, part_work
 
 LAYER_TIMEOUT_S: Final = 15.0
 TAG_BITS: Final = 62
@@ -43,7 +47,8 @@ class ExpertRows:
 
 @dataclass
 class RequestScope:
-    """What one request carries through all its layers: meter, sequence numbers a node, takeovers."""
+    """What one request carries through all its layers: meter, sequence numbers a node, takeovers. `traced`: what its
+    layers asked of nodes is told."""
 
     request: RequestId
     meter: Meter
@@ -51,11 +56,30 @@ class RequestScope:
     sequences: Counter[NodeId] = field(default_factory=Counter)
     takeovers: dict[tuple[NodeId, NodeId], Takeover] = field(default_factory=dict)
     step: int = 0
+    traced: bool = False
+
+
+class Share(NamedTuple):
+    """Whose rows these are: as many of a layer's rows as this says, after those of the shares before it."""
+
+    scope: RequestScope
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAnswers:
+    """Of one layer: the output block [n, H] float32 of each piece of work, in its order; for each share what was called
+    (if it is traced); and the shares that some expert was not there for, whose rows in `blocks` mean nothing."""
+
+    blocks: list[Block]
+    calls: list[list[LayerCall]]
+    failed: dict[int, ExpertUnavailable]
 
 
 @dataclass
 class _Unit:
-    """Rows of one expert that travel together. `part` of the expert's rows, from `start`."""
+    """Rows of one expert that travel together: of the expert's rows those from `start` on. `given_up`: done, as
+    everybody who needs it has failed. `slow`: asked first, and so late that another was asked, too."""
 
     work: int
     expert: int
@@ -63,14 +87,17 @@ class _Unit:
     start: int
     lost: dict[NodeId, str] = field(default_factory=dict)
     done: bool = False
+    given_up: bool = False
+    slow: NodeId | None = None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One message to one node."""
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """One message to one node. `owners`: the shares that its parts are of."""
 
     node: NodeId
     units: list[_Unit]
+    owners: list[int]
     message: ActivationRequest
     sent_s: float
 
@@ -81,7 +108,7 @@ class Dispatcher:
     def __init__(
         self, gatherer: Gatherer, placement: Placement, model: ModelId, manifest: str, *, wide: bool = False
     ) -> None:
-        self._gatherer = gatherer
+        self.gatherer = gatherer
         self.placement = placement
         self.model = model
         self.manifest = manifest
@@ -89,16 +116,15 @@ class Dispatcher:
         self._wide = wide
 
     async def layer(
-        self, scope: RequestScope, layer: int, hidden: Block, work: Sequence[ExpertRows]
-    ) -> tuple[list[Block], list[LayerCall]]:
-        """The output block [n, H] float32 of each piece of work, in its order, and what was called.
-
-        hidden: [T, H] float32. Raises ExpertUnavailable naming every expert that no replica answered for."""
+        self, shares: Sequence[Share], layer: int, hidden: Block, work: Sequence[ExpertRows]
+    ) -> LayerAnswers:
+        """What the experts made of the rows `hidden` [T, H] float32, which are those of the shares one after the other.
+        A share that fails is told every expert of its own that no replica answered for."""
         wire = self._to_wire(hidden)
-        with self._gatherer.call() as call:
-            run = _LayerRun(self, scope, layer, wire, work, call)
+        with self.gatherer.call() as call:
+            run = _LayerRun(self, shares, layer, wire, work, call)
             await run.finish()
-        return run.blocks, run.calls
+        return LayerAnswers(run.blocks, run.calls, run.failed)
 
     def _to_wire(self, hidden: Block) -> Rows:
         if self._wide or float(np.abs(hidden).max()) > F16_MAX:
@@ -112,7 +138,7 @@ class _LayerRun:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        scope: RequestScope,
+        shares: Sequence[Share],
         layer: int,
         wire: Rows,
         work: Sequence[ExpertRows],
@@ -120,16 +146,24 @@ class _LayerRun:
     ) -> None:
         self._dispatcher = dispatcher
         self._placement = dispatcher.placement
-        self._scope = scope
+        self._shares = shares
+        self._ends = list(accumulate(share.rows for share in shares))
         self._layer = layer
         self._wire = wire
         self._call = call
+        self._gatherer = dispatcher.gatherer
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time() + LAYER_TIMEOUT_S
-        self._parts: dict[int, _Part] = {}
+        self._sent: dict[int, _Sent] = {}
         self._deadlines: dict[int, float] = {}
+        self._hedges: dict[int, float] = {}
+        """When another node is asked, too."""
+        self._racing = False
+        self._again_s = 0.0
+        """Nothing is sent again before."""
         self.blocks: list[Block] = [np.empty((len(each.rows), wire.shape[1]), np.float32) for each in work]
-        self.calls: list[LayerCall] = []
+        self.calls: list[list[LayerCall]] = [[] for _ in shares]
+        self.failed: dict[int, ExpertUnavailable] = {}
         self._units = list(_units(work, _rows_a_message(wire)))
         self._smooth = True  # until a message is lost or late, every unit that is not done is in hand
 
@@ -142,13 +176,20 @@ class _LayerRun:
                 self._give_up(
                     [unit for unit in self._units if not unit.done], f"no answer within {LAYER_TIMEOUT_S:g} s"
                 )
+                return
             look_again_s = now_s + LOOK_AGAIN_S if self._idle() else self._last_s
-            waiting = min([at for tag, at in self._deadlines.items() if tag in self._call.outstanding] + [look_again_s])
-            hedged = not self._call.outstanding <= self._deadlines.keys()  # whoever answers first ends the race
-            for arrival in await self._call.wait(max(0.0, waiting - now_s), first=hedged):
+            out = self._call.outstanding
+            waiting = min([at for times in (self._hedges, self._deadlines) for tag, at in times.items() if tag in out],
+                          default=look_again_s)  # fmt: skip
+            racing = self._racing or not out <= self._deadlines.keys()  # whoever answers first ends the race
+            for arrival in await self._call.wait(max(0.0, min(waiting, look_again_s) - now_s), first=racing):
                 self._take(arrival)
             self._note_overdue(self._loop.time())
-            await self._send(self._idle())
+            if not self._call.outstanding:
+                await asyncio.sleep(max(0.0, self._again_s - self._loop.time()))
+            if self._loop.time() >= self._again_s:
+                await self._send(self._idle())
+            await self._hedge(self._loop.time())
 
     async def _send(self, units: list[_Unit]) -> None:
         """One message a node, in parts that fit. A unit without a candidate waits for an answer that is still out."""
@@ -163,18 +204,19 @@ class _LayerRun:
         if stranded:
             self._give_up(stranded, "no other replica is left")
         for node in sorted(chosen):
-            for batch in _batches(chosen[node], _rows_a_message(self._wire)):
-                await self._send_part(node, batch)
+            wanted = [unit for unit in chosen[node] if not unit.done]
+            for batch in _batches(wanted, _rows_a_message(self._wire)):
+                await self._send_message(node, batch)
 
-    async def _send_part(self, node: NodeId, units: list[_Unit]) -> None:
-        scope, now_s, tag = self._scope, self._loop.time(), secrets.randbits(TAG_BITS)
-        scope.sequences[node] += 1
-        scope.asked.add(node)
-        rows, work = _message_rows(self._wire, units)
-        deadline_s = self._placement.nodes[node].deadline_s(sum(len(unit.rows) for unit in units))
+    async def _send_message(self, node: NodeId, units: list[_Unit]) -> None:
+        now_s, tag = self._loop.time(), secrets.randbits(TAG_BITS)
+        needed = _needed(units, len(self._wire))
+        owners, parts = self._parts(node, needed)
+        rows = self._wire if len(needed) == len(self._wire) else self._wire[needed]
+        work = tuple((unit.expert, _places(needed, unit.rows, len(self._wire))) for unit in units)
+        count, state = sum([len(unit.rows) for unit in units]), self._placement.nodes[node]
         message = ActivationRequest(
-            request=scope.request,
-            sequence=scope.sequences[node],
+            parts=parts,
             manifest=self._dispatcher.prefix,
             layer=self._layer,
             rows=rows,
@@ -182,73 +224,124 @@ class _LayerRun:
             deadline_ms=max(1, int((self._last_s - now_s) * 1000)),
             reply_f32=self._wire.dtype == np.float32,
         )
-        self._parts[tag] = _Part(node, units, message, now_s)
-        self._deadlines[tag] = now_s + deadline_s
+        self._sent[tag] = _Sent(node, units, owners, message, now_s)
+        self._deadlines[tag], self._hedges[tag] = now_s + state.deadline_s(count), now_s + state.hedge_s(count)
         subject = subjects.expert(node, self._dispatcher.model, self._layer, units[0].expert)
         await self._call.send(tag, subject, tensors.encode_request(message))
+
+    def _parts(self, node: NodeId, needed: NDArray[np.uint32]) -> tuple[list[int], tuple[Part, ...]]:
+        """The shares that these rows are of, and their part of a message to this node: its next in each request."""
+        if len(self._shares) == 1:
+            counted = {0: len(needed)}
+        elif len(self._shares) == len(self._wire):  # a row each
+            counted = dict.fromkeys(needed.tolist(), 1)
+        else:
+            counted = Counter(np.searchsorted(self._ends, needed, side="right").tolist())
+        parts = []
+        for owner, rows in counted.items():
+            scope = self._shares[owner].scope
+            scope.sequences[node] += 1
+            scope.asked.add(node)
+            parts.append(Part(scope.request, scope.sequences[node], rows))
+        return list(counted), tuple(parts)
 
     def _take(self, arrival: Arrival) -> None:
         """Use an answer whole, or not at all: a node's receipt is over whole answers. So a late one of which a part was
         answered elsewhere is dropped, and its node, which lives, may be asked for the rest again."""
-        part = self._parts[arrival.tag]
+        sent = self._sent[arrival.tag]
         if arrival.loss is Loss.DISCONNECTED:
             self._smooth = False
             return  # our own connection, not the node's fault: its units are sent again
+        if arrival.loss is Loss.NO_RESPONDERS and self._gatherer.settling:
+            self._smooth = False  # the server was away, and its node may be coming back
+            self._again_s = self._loop.time() + LOOK_AGAIN_S
+            return
         if arrival.loss is not None:
-            self._lose(part, arrival.loss.value, gone=True)
+            self._lose(sent, arrival.loss.value, gone=True)
             return
         try:
             answer = tensors.decode_answer(arrival.data)
             if isinstance(answer, ActivationError):
-                self._lose(part, answer.error.code, gone=False)
+                self._lose(sent, answer.error.code, gone=False)
                 return
-            _check_answer(answer, part.message)
+            _check_answer(answer, sent.message)
         except MalformedMessage:
-            self._lose(part, "malformed", gone=False)
+            self._lose(sent, "malformed", gone=False)
             return
-        self._scope.meter.timed(part.node, int((arrival.at_s - part.sent_s) * 1e6))
-        if not any(unit.done for unit in part.units):
-            self._use(part, answer, arrival.at_s)
+        took_us = int((arrival.at_s - sent.sent_s) * 1e6)
+        for owner in sent.owners:
+            self._shares[owner].scope.meter.timed(sent.node, took_us)
+        if not any(unit.done and not unit.given_up for unit in sent.units):
+            self._use(sent, answer, arrival.at_s)
             return
-        for unit in part.units:
-            unit.lost.pop(part.node, None)
+        for unit in sent.units:
+            unit.lost.pop(sent.node, None)
         self._smooth = False
 
-    def _use(self, part: _Part, answer: ActivationReply, at_s: float) -> None:
-        leaves = []
-        for unit, (_, indices), (_, block) in zip(part.units, part.message.work, answer.blocks, strict=True):
+    def _use(self, sent: _Sent, answer: ActivationReply, at_s: float) -> None:
+        for unit, (_, block) in zip(sent.units, answer.blocks, strict=True):
             self.blocks[unit.work][unit.start : unit.start + len(block)] = block
-            leaves.append(leaf_hash(block_leaf(self._layer, unit.expert, part.message.rows[indices], block)))
             unit.done = True
             for lost, reason in unit.lost.items():
-                self._note_takeover(lost, part.node, reason)
-        rows = sum(len(block) for _, block in answer.blocks)
-        round_trip_us = (at_s - part.sent_s) * 1e6
-        self._scope.meter.used(part.node, part.message.sequence, tuple(leaves), rows)
-        self._placement.nodes[part.node].answered(round_trip_us, at_s)
-        self.calls.append(
-            LayerCall(
-                node=part.node,
-                experts=tuple(unit.expert for unit in part.units),
-                rows=rows,
-                round_trip_us=int(round_trip_us),
-                compute_us=answer.compute_us,
-            )
-        )
+                self._note_takeover(unit, lost, sent.node, reason)
+            if unit.slow is not None and unit.slow not in unit.lost:
+                self._note_takeover(unit, unit.slow, sent.node, "hedged")
+        round_trip_us = (at_s - sent.sent_s) * 1e6
+        self._placement.nodes[sent.node].answered(round_trip_us, at_s)
+        message = sent.message
+        inputs = [message.rows[indices] for _, indices in message.work]
+        blocks = [block for _, block in answer.blocks]
+        done = part_work(self._layer, message.parts, message.work, inputs, blocks)
+        for owner, part, own in zip(sent.owners, message.parts, done, strict=True):
+            scope = self._shares[owner].scope
+            scope.meter.used(sent.node, part.sequence, tuple(map(leaf_hash, own.leaves)), own.rows)
+            if scope.traced:
+                self.calls[owner].append(
+                    LayerCall(
+                        node=sent.node,
+                        experts=own.experts,
+                        rows=own.rows,
+                        round_trip_us=int(round_trip_us),
+                        compute_us=answer.compute_us,
+                    )
+                )
 
-    def _lose(self, part: _Part, reason: str, *, gone: bool) -> None:
+    def _lose(self, sent: _Sent, reason: str, *, gone: bool) -> None:
         self._smooth = False
-        self._placement.nodes[part.node].failed(self._loop.time(), gone=gone)
-        for unit in part.units:
+        self._placement.nodes[sent.node].failed(self._loop.time(), gone=gone)
+        for unit in sent.units:
             if not unit.done:
-                unit.lost[part.node] = reason
+                unit.lost[sent.node] = reason
 
     def _note_overdue(self, now_s: float) -> None:
         """Units of a message past its deadline are asked of another replica, while a late answer still counts."""
         for tag, at in list(self._deadlines.items()):
             if tag in self._call.outstanding and now_s >= at:
                 del self._deadlines[tag]
-                self._lose(self._parts[tag], "deadline", gone=False)
+                self._lose(self._sent[tag], "deadline", gone=False)
+
+    async def _hedge(self, now_s: float) -> None:
+        """Units of a message that takes unusually long are asked of another healthy replica, too, once. No failure: the
+        first answer counts, and no bit depends on whose it is."""
+        chosen: dict[NodeId, list[_Unit]] = defaultdict(list)
+        for tag in [tag for tag, at in self._hedges.items() if now_s >= at]:
+            del self._hedges[tag]
+            sent = self._sent[tag]
+            if tag not in self._call.outstanding or all(unit.done for unit in sent.units):
+                continue
+            self._placement.nodes[sent.node].slow((now_s - sent.sent_s) * 1e6, now_s)
+            for unit in sent.units:
+                if unit.done or unit.slow is not None:
+                    continue
+                tried = frozenset((*unit.lost, sent.node))
+                other = self._placement.choose(self._layer, unit.expert, tried, now_s, healthy=True)
+                if other is not None:
+                    unit.slow = sent.node
+                    chosen[other].append(unit)
+        for node in sorted(chosen):
+            self._racing = True
+            for batch in _batches(chosen[node], _rows_a_message(self._wire)):
+                await self._send_message(node, batch)
 
     def _idle(self) -> list[_Unit]:
         """Units that are neither done nor in hand."""
@@ -262,29 +355,44 @@ class _LayerRun:
 
     def _still_out(self, unit: _Unit) -> bool:
         """Some node has it, and may answer late."""
-        return any(self._asked(tag, unit) for tag in self._parts)
+        return any(self._asked(tag, unit) for tag in self._sent)
 
     def _asked(self, tag: int, unit: _Unit) -> bool:
         return tag in self._call.outstanding and self._holds(tag, unit)
 
     def _holds(self, tag: int, unit: _Unit) -> bool:
-        return any(each is unit for each in self._parts[tag].units)
+        return any(each is unit for each in self._sent[tag].units)
 
-    def _note_takeover(self, lost: NodeId, by: NodeId, reason: str) -> None:
-        if lost != by:
-            self._scope.takeovers.setdefault(
-                (lost, by),
-                Takeover(lost=lost, by=by, reason=_slug(reason), step=self._scope.step, layer=self._layer),
+    def _note_takeover(self, unit: _Unit, lost: NodeId, by: NodeId, reason: str) -> None:
+        if lost == by:
+            return
+        for owner in self._owners(unit):
+            scope = self._shares[owner].scope
+            scope.takeovers.setdefault(
+                (lost, by), Takeover(lost=lost, by=by, reason=_slug(reason), step=scope.step, layer=self._layer)
             )
 
-    def _give_up(self, units: list[_Unit], why: str) -> NoReturn:
+    def _owners(self, unit: _Unit) -> set[int]:
+        """The shares that have rows in this unit."""
+        return set(np.searchsorted(self._ends, unit.rows, side="right").tolist())
+
+    def _give_up(self, units: list[_Unit], why: str) -> None:
+        """Fail who has rows in these units; what only they wait for is not waited for."""
+        for owner in sorted({owner for unit in units for owner in self._owners(unit)} - self.failed.keys()):
+            self.failed[owner] = self._unavailable([unit for unit in units if owner in self._owners(unit)], why)
+        for unit in self._units:
+            if not unit.done and self._owners(unit) <= self.failed.keys():
+                unit.done = unit.given_up = True
+                self.blocks[unit.work][unit.start : unit.start + len(unit.rows)] = 0.0
+
+    def _unavailable(self, units: list[_Unit], why: str) -> ExpertUnavailable:
         missing = sorted({unit.expert for unit in units})
-        silent = {part.node for tag, part in self._parts.items() if any(self._asked(tag, unit) for unit in units)}
+        silent = {sent.node for tag, sent in self._sent.items() if any(self._asked(tag, unit) for unit in units)}
         tried = dict.fromkeys(silent, "not answered yet")
         tried |= {node: reason for unit in units for node, reason in unit.lost.items()}
         named = ", ".join(str(expert) for expert in missing)
         asked = "; ".join(f"{node}: {reason}" for node, reason in sorted(tried.items())) or "no node serves them"
-        raise ExpertUnavailable(
+        return ExpertUnavailable(
             f"layer {self._layer}: no answer for expert {named} ({asked}; {why})",
             experts=tuple((self._layer, expert) for expert in missing),
         )
@@ -298,13 +406,18 @@ def _units(work: Sequence[ExpertRows], most: int) -> list[_Unit]:
     ]
 
 
-def _message_rows(wire: Rows, units: list[_Unit]) -> tuple[Rows, tuple[tuple[int, NDArray[np.uint32]], ...]]:
-    """The rows that these units need, each once, and for each expert the indices of its own among them."""
-    if len(wire) == 1:
-        return wire, tuple((unit.expert, unit.rows) for unit in units)
-    needed = np.unique(np.concatenate([unit.rows for unit in units]))
-    rows = wire if len(needed) == len(wire) else wire[needed]
-    return rows, tuple((unit.expert, np.searchsorted(needed, unit.rows).astype(np.uint32)) for unit in units)
+def _needed(units: list[_Unit], count: int) -> NDArray[np.uint32]:
+    """The rows, of so many, that these units need: each once, ascending."""
+    if count == 1:
+        return units[0].rows
+    return np.unique(np.concatenate([unit.rows for unit in units]))
+
+
+def _places(needed: NDArray[np.uint32], rows: NDArray[np.uint32], count: int) -> NDArray[np.uint32]:
+    """Where among the needed rows, of so many in all, these stand."""
+    if len(needed) == count:
+        return rows
+    return np.searchsorted(needed, rows).astype(np.uint32)
 
 
 def _batches(units: list[_Unit], most: int) -> list[list[_Unit]]:
@@ -327,8 +440,7 @@ def _rows_a_message(wire: Rows) -> int:
 
 def _check_answer(answer: ActivationReply, asked: ActivationRequest) -> None:
     """Raises MalformedMessage unless this answers exactly what was asked, in numbers."""
-    same = (answer.request, answer.sequence, answer.manifest, answer.layer)
-    if same != (asked.request, asked.sequence, asked.manifest, asked.layer):
+    if (answer.parts, answer.manifest, answer.layer) != (asked.parts, asked.manifest, asked.layer):
         raise MalformedMessage("the answer belongs to another message")
     hidden = asked.rows.shape[1]
     if len(answer.blocks) != len(asked.work):

@@ -1,30 +1,26 @@
-"""One request's tokens: prefill, then one forward pass a token, experts remote, everything else here.
+"""One request's tokens: its prompt, then a step a token, together with whoever else writes; sample; text.
 
-The straight path of the whole project: embed; layer by layer attend and gate, dispatch, combine; logits; sample.
+The pass through the model is forward.py, who takes part in it decoding.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sawyer.engine.answer import Answer, Sampled
-from sawyer.engine.cache import KvCache
-from sawyer.engine.combine import combine, group_rows
 from sawyer.engine.conversing import Conversing
 from sawyer.engine.offload import Offload
 from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
-from sawyer.engine.trunk import Trunk, prefill_chunks
+from sawyer.engine.trunk import Trunk
 from sawyer.model.artifacts import Artifacts
-from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
+from sawyer.router.decoding import Decoding
+from sawyer.router.dispatch import RequestScope
+from sawyer.router.forward import Place
 from sawyer.schemas.generation import GenerateParams
-from sawyer.schemas.messages import LayerCall, Logprob
+from sawyer.schemas.messages import LayerCall
 from sawyer.schemas.models import GenerationDefaults, ModelLayout
 
 
@@ -74,13 +70,11 @@ class Engine:
 class Generation:
     """One request on its way. Iterate over `tokens()` once."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher, scope: RequestScope, params: GenerateParams) -> None:
+    def __init__(self, engine: Engine, decoding: Decoding, scope: RequestScope, params: GenerateParams) -> None:
         self._engine = engine
-        self._dispatcher = dispatcher
+        self._decoding = decoding
         self._scope = scope
         self._params = params.settled(engine.generation)
-        self._calls: list[tuple[int, tuple[LayerCall, ...]]] = []
-        self._cache: KvCache | None = None
         self.cancelled = False
         self.expired = False
 
@@ -90,58 +84,24 @@ class Generation:
         Raises ExpertUnavailable."""
         sampler = Sampler(self._params, prompt)
         answer = Answer(self._params, self._engine.tokenizer, self._engine.layout.eos)
-        self._cache = self._engine.trunk.new_cache(len(prompt) + self._params.max_tokens)
-        ids = prompt
-        while True:
-            token, logprob = await self._forward(ids, sampler)
-            sampled = answer.take(token, logprob, self._ending())
-            calls, self._calls = tuple(self._calls), []
-            yield TokenStep(self._scope.step, sampled, calls)
-            if sampled.finish is not None:
-                return
-            self._scope.step += 1
-            ids = [token]
-
-    async def _forward(self, ids: Sequence[int], sampler: Sampler) -> tuple[int, Logprob | None]:
-        """The token sampled after the last of `ids`; all of them enter the cache."""
-        assert self._cache is not None
-        last: NDArray[np.float32] | None = None
-        reach = self._cache.length.bit_length()  # attention takes longer the further back it reaches
-        for chunk in prefill_chunks(len(ids)):
-            rows = self._engine.trunk.embed(ids[chunk])
-            for layer in range(self._engine.layout.layers):
-                # a part of a prompt is never short
-                rows = await self._layer(layer, rows, f"row {reach}" if len(rows) == 1 else "")
-            last = rows[-1:]
-        assert last is not None, "admission lets no empty prompt pass"
+        place = Place(self._scope, self._engine.trunk.new_cache(len(prompt) + self._params.max_tokens))
+        logits = await self._decoding.prompt(place, prompt)
         kind = _token_kind(self._params)
-        return await self._engine.compute.run(kind, lambda: sampler.sample(self._engine.trunk.logits(last)[0]))
+        with self._decoding.member(place):
+            while True:
+                token, logprob = await self._engine.compute.run(kind, sampler.sample, logits)
+                sampled = answer.take(token, logprob, self._ending())
+                calls, place.calls = tuple(place.calls), []
+                yield TokenStep(self._scope.step, sampled, calls)
+                if sampled.finish is not None:
+                    return
+                self._scope.step += 1
+                logits = await self._decoding.step(place, token)
 
     def _ending(self) -> Literal["length", "cancelled"] | None:
         if self.cancelled:
             return "cancelled"
         return "length" if self.expired else None
-
-    async def _layer(self, layer: int, rows: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
-        trunk, compute = self._engine.trunk, self._engine.compute
-        attended = await compute.run(kind, trunk.attend, layer, rows, self._cache)
-        groups = group_rows(attended.experts)
-        work = [ExpertRows(group.expert, group.rows) for group in groups]
-        if not work:  # a layer without experts
-            return attended.residual
-        asked = self._dispatcher.layer(self._scope, layer, attended.hidden, work)
-        if not trunk.has_shared(layer):
-            residual, (blocks, calls) = attended.residual, await asked
-        else:  # computed here while the others are asked elsewhere
-            shared = compute.run(f"shared {kind}" if kind else "", trunk.shared, layer, attended.hidden)
-            answers = asyncio.ensure_future(asked)
-            try:
-                residual = attended.residual + await shared
-                blocks, calls = await answers
-            finally:
-                answers.cancel()  # nobody asks on for a layer that failed here
-        self._calls.append((layer, tuple(calls)))
-        return combine(residual, groups, blocks, attended.weights)
 
 
 def _token_kind(params: GenerateParams) -> str:

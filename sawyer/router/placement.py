@@ -25,6 +25,10 @@ OUTLIER_FACTOR: Final = 4.0
 WINDOW: Final = 64
 FIRST_BACKOFF_S: Final = 1.0
 MAX_BACKOFF_S: Final = 30.0
+HEDGE_FLOOR_S: Final = 0.03
+HEDGE_UNMEASURED_S: Final = 0.5
+HEDGE_FACTOR: Final = 3.0
+"""Of the usual slow answer (p95): from then on another replica is asked, too."""
 DEADLINE_FLOOR_S: Final = 0.25
 DEADLINE_UNMEASURED_S: Final = 2.0
 DEADLINE_MOST_S: Final = 5.0
@@ -63,6 +67,13 @@ class NodeState:
         self.failures = 0
         self.avoid_until_s = 0.0
 
+    def slow(self, waited_us: float, now_s: float) -> None:
+        """No answer yet after so long, which is unusual: not a failure, but the estimate grows."""
+        known_us = self.expected_us(now_s)
+        if waited_us > known_us:
+            self.latency_us = known_us + EWMA_WEIGHT * (min(waited_us, OUTLIER_FACTOR * known_us) - known_us)
+            self.measured_s = now_s
+
     def failed(self, now_s: float, *, gone: bool) -> None:
         """No answer, a late or a wrong one: avoided for a while that doubles. `gone`: nobody listens there; back with
         its next heartbeat."""
@@ -79,13 +90,23 @@ class NodeState:
         """Expected round trip, weighted against replicas."""
         return self.expected_us(now_s) * (1.0 if pair in self.first else REPLICA_FACTOR)
 
+    def hedge_s(self, rows: int) -> float:
+        """How long to wait for an answer to so many rows before another replica is asked, too."""
+        if not self._window:
+            return HEDGE_UNMEASURED_S
+        return min(DEADLINE_MOST_S, max(HEDGE_FLOOR_S, HEDGE_FACTOR * self._usual_s) * (1 + rows / ROWS_A_DEADLINE))
+
     def deadline_s(self, rows: int) -> float:
-        """How long to wait for an answer to so many rows before another replica is asked."""
+        """How long to wait for an answer to so many rows before this node counts as failed."""
         if not self._window:
             return DEADLINE_UNMEASURED_S
-        usual_s = sorted(self._window)[int(0.95 * (len(self._window) - 1))] / 1e6
-        scaled = max(DEADLINE_FLOOR_S, DEADLINE_FACTOR * usual_s) * (1 + rows / ROWS_A_DEADLINE)
+        scaled = max(DEADLINE_FLOOR_S, DEADLINE_FACTOR * self._usual_s) * (1 + rows / ROWS_A_DEADLINE)
         return min(DEADLINE_MOST_S, scaled)
+
+    @property
+    def _usual_s(self) -> float:
+        """An answer that is slow, and not unusual: the 95th percentile."""
+        return sorted(self._window)[int(0.95 * (len(self._window) - 1))] / 1e6
 
 
 class Placement:
@@ -118,9 +139,11 @@ class Placement:
                     replica.update((each.layer, expert) for expert in each.replica)
         state.first, state.replica = frozenset(first), frozenset(replica)
 
-    def choose(self, layer: int, expert: int, tried: frozenset[NodeId], now_s: float) -> NodeId | None:
-        """The best replica that was not tried yet: healthy before avoided, first choice before others unless another
-        is much faster. None if there is none."""
+    def choose(
+        self, layer: int, expert: int, tried: frozenset[NodeId], now_s: float, *, healthy: bool = False
+    ) -> NodeId | None:
+        """The best replica that was not tried yet: healthy before avoided (with `healthy`, only those), first choice
+        before others unless another is much faster. None if there is none."""
         pair = (layer, expert)
         candidates = [
             (now_s < state.avoid_until_s or now_s - state.last_beat_s > FRESH_S, state.score(pair, now_s), state.node)
@@ -130,7 +153,8 @@ class Placement:
             and not state.gone
             and state.node not in tried
         ]
-        return min(candidates)[2] if candidates else None
+        best = min(candidates, default=None)
+        return None if best is None or (healthy and best[0]) else best[2]
 
     def seen(self, now_s: float) -> tuple[SeenNode, ...]:
         """The nodes that have told what they serve, by name."""

@@ -11,7 +11,8 @@ from sawyer.bus.protocol import Bus
 from sawyer.errors import AlreadyCompleted, Cancelled, SawyerError
 from sawyer.router.admission import HOLD_MS, Admitted
 from sawyer.router.billing import Biller, Work
-from sawyer.router.dispatch import Dispatcher, RequestScope
+from sawyer.router.decoding import Decoding
+from sawyer.router.dispatch import RequestScope
 from sawyer.router.generation import Engine, Generation, TokenStep
 from sawyer.router.metering import Meter
 from sawyer.router.stream import AnswerStream, Event
@@ -34,7 +35,7 @@ class Run:
         self,
         bus: Bus,
         engine: Engine,
-        dispatcher: Dispatcher,
+        decoding: Decoding,
         biller: Biller,
         request: InferRequest,
         admitted: Admitted,
@@ -47,8 +48,9 @@ class Run:
         self._admitted = admitted
         self._stream = stream
         self._tally = tally
-        self._scope = RequestScope(stream.request, Meter(stream.request, dispatcher.model))
-        self._generation = Generation(engine, dispatcher, self._scope, request.params)
+        meter = Meter(stream.request, request.order.body.model)
+        self._scope = RequestScope(stream.request, meter, traced=request.trace)
+        self._generation = Generation(engine, decoding, self._scope, request.params)
         self._booked = False
 
     def cancel(self) -> None:
@@ -74,6 +76,7 @@ class Run:
             await self._fail(SawyerError(f"the router failed ({type(error).__name__}); its log has more"))
         finally:
             expiry.cancel()
+            self._tally.ended(asyncio.get_running_loop().time())
 
     async def _book(self, work: Work) -> None:
         """A cancel from outside must not come between the bill and its word to whoever asked."""

@@ -16,13 +16,17 @@ from sawyer.bus.gather import Gatherer
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Counts, Service
 from sawyer.clock import Clock
+from sawyer.engine.cache import KvCache
 from sawyer.errors import Busy, Cancelled, RefusedError, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
 from sawyer.router.admission import Admitted, check_order, priced, prompt_ids
 from sawyer.router.billing import Biller
+from sawyer.router.context_memory import ContextMemory
+from sawyer.router.decoding import Decoding
 from sawyer.router.directory import Directory
 from sawyer.router.dispatch import Dispatcher
+from sawyer.router.forward import Forward
 from sawyer.router.generation import Engine
 from sawyer.router.run import Run
 from sawyer.router.stream import AnswerStream, AnswerStreams
@@ -30,8 +34,11 @@ from sawyer.router.tally import Tally
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, NetworkReply, RouterReply
 
-MAX_RUNNING: Final = 4
+MAX_RUNNING: Final = 64
+"""Requests that are read or written at the same time."""
 QUEUE_LIMIT: Final = 64
+"""Requests that wait to be among them; who comes then is told when to come again."""
+DEFAULT_CONTEXT_BYTES: Final = 2**30
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 MAX_CANCELS_KEPT: Final = 1024
 MAX_ECHO_BYTES: Final = 256 * 1024
@@ -64,9 +71,11 @@ class Router:
         engine: Engine,
         clock: Clock,
         *,
+        context_bytes: int = DEFAULT_CONTEXT_BYTES,
         wide: bool = False,
         version: str = "",
     ) -> None:
+        """`context_bytes`: what the contexts of all running requests may take together."""
         self._bus = bus
         self._me = me
         self._clock = clock
@@ -75,6 +84,8 @@ class Router:
         self._directory = Directory(bus, model, engine.manifest)
         self._gatherer = Gatherer(bus, urgent=_is_refusal)
         self._dispatcher = Dispatcher(self._gatherer, self._directory.placement, model, engine.manifest, wide=wide)
+        self._decoding = Decoding(Forward(engine.trunk, engine.compute, self._dispatcher))
+        self._memory = ContextMemory(context_bytes)
         self._biller = Biller(bus, me.name, me.key, self._directory.placement, engine.manifest)
         self._streams = AnswerStreams()
         self._tally = Tally()
@@ -89,6 +100,7 @@ class Router:
             workers=MAX_RUNNING,
             queue=subjects.ROUTERS,
             max_bytes=MAX_REQUEST_BYTES,
+            busy=self._busy,
         )
         self._running: dict[RequestId, Run] = {}
         self._cancelled: OrderedDict[RequestId, None] = OrderedDict()
@@ -100,6 +112,7 @@ class Router:
         echo = echo_service(self._bus, self._model)
         async with AsyncExitStack() as stack:  # ends what began, the last one first, also when a start fails
             stack.callback(self._engine.close)
+            stack.push_async_callback(self._decoding.stop)
             for each in (self._gatherer, self._directory, status, echo, self._discovery(status, echo)):
                 stack.push_async_callback(each.stop)
                 await each.start()
@@ -134,6 +147,15 @@ class Router:
         infer = Endpoint("infer", subjects.infer(self._model), self._answered, subjects.ROUTERS)
         return Discovery(self._bus, about, [infer, Endpoint.of("status", status), Endpoint.of("echo", echo)])
 
+    def _busy(self) -> Busy:
+        """By when the requests that wait now should have begun, as requests ended lately."""
+        retry_s = self._tally.seconds_for(self._requests.waiting + 1, asyncio.get_running_loop().time())
+        return Busy(
+            f"{len(self._running)} requests run here, and {self._requests.waiting} wait already",
+            hint=f"Try again in {retry_s:.0f} s.",
+            details={"retry_after_ms": str(int(retry_s * 1000))},
+        )
+
     def _answered(self) -> Counts:
         """Refusals and failures travel as stream events: the service has not seen them."""
         counts, tally = self._requests.counts, self._tally
@@ -152,7 +174,9 @@ class Router:
             experts=len(layout.moe_layers) * layout.experts,
             missing=len(placement.missing(layout.moe_layers, layout.experts)),
             running=len(self._running),
-            waiting=self._requests.waiting,
+            waiting=self._requests.waiting + self._memory.waiting,
+            context_bytes=self._memory.taken_bytes,
+            context_limit_bytes=self._memory.limit_bytes,
             completed=tally.completed,
             failed=tally.failed,
             refused=tally.refused,
@@ -192,27 +216,30 @@ class Router:
             await known.attach(self._bus, message.reply)
             return None
         stream = self._streams.open(request_id, content, message.reply)
-        try:
-            admitted = await self._admit(request, network)
-        except SawyerError as error:
-            await self._refuse(stream, error)
-            return None
-        except Exception as error:
-            log.exception("admitting request %s failed", request_id)
-            await self._refuse(
-                stream, SawyerError(f"internal error ({type(error).__name__}); the router's log has more")
-            )
-            return None
-        await self._run(request, admitted, stream)
+        async with AsyncExitStack() as room:
+            try:
+                admitted = await self._admit(request, network, room)
+            except SawyerError as error:
+                await self._refuse(stream, error)
+                return None
+            except Exception as error:
+                log.exception("admitting request %s failed", request_id)
+                await self._refuse(
+                    stream, SawyerError(f"internal error ({type(error).__name__}); the router's log has more")
+                )
+                return None
+            await self._run(request, admitted, stream)
         self._streams.trim()
         return None
 
-    async def _admit(self, request: InferRequest, network: NetworkReply) -> Admitted:
-        """Check, price, and hold the tokens. Raises the refusal; then nothing is held."""
+    async def _admit(self, request: InferRequest, network: NetworkReply, room: AsyncExitStack) -> Admitted:
+        """Check, take room for its context, price, and hold the tokens. Raises the refusal; then nothing is held."""
         if RequestId(request.order.body.request) in self._cancelled:
             raise Cancelled("the request was cancelled before it began")
         engine = self._engine
         ids = await asyncio.to_thread(prompt_ids, request.params, engine.tokenizer, engine.layout, engine.chat)
+        rows = len(ids) + request.params.max_tokens
+        await room.enter_async_context(self._memory.room(KvCache.bytes_for(engine.layout, rows)))
         try:
             admitted = await asyncio.to_thread(priced, request, ids, network, engine.tokenizer, self._clock.now_ms())
         except RefusedError:  # prices may have changed since we asked
@@ -227,7 +254,7 @@ class Router:
         self._streams.forget(stream.request)
 
     async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream) -> None:
-        run = Run(self._bus, self._engine, self._dispatcher, self._biller, request, admitted, stream, self._tally)
+        run = Run(self._bus, self._engine, self._decoding, self._biller, request, admitted, stream, self._tally)
         self._running[stream.request] = run
         if stream.request in self._cancelled:
             run.cancel()

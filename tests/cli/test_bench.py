@@ -26,7 +26,9 @@ def test_bench_json_names_ratio_activations_and_goals(sawyer, temporary):
     assert demo["model"] == "austen-8m"
     assert result["ratio"] == synthetic["ratio"]["median"] > 0
     assert result["activations_per_second"] == synthetic["activations_per_second"]["median"] > 0
-    assert [goal["name"] for goal in result["goals"]] == ["activations_per_second", "layer_call_p50_us"]
+    assert [goal["name"] for goal in result["goals"]] == [
+        "activations_per_second", "layer_call_p50_us", "distributed_ratio", "streams_ratio", "streams_gain",
+    ]  # fmt: skip
     assert [batch["rows"] for batch in synthetic["batches"]] == [32]
     assert done.err == ""
     assert list(temporary.glob("sawyer-bench-*")) == []
@@ -38,7 +40,7 @@ def test_bench_prints_a_table_and_the_goals(sawyer):
     assert " on uvloop\n" in done.out
     for label in ("tokens/s distributed", "communication us", "plain requests us", "32 rows a layer", "activations/s"):
         assert label in done.out
-    assert done.out.count("met") + done.out.count("missed") == 2
+    assert done.out.count("met") + done.out.count("missed") == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

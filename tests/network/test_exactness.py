@@ -11,9 +11,9 @@ from sawyer.engine.local import LocalModel
 from sawyer.ids import new_request_id
 from sawyer.model.catalog import DEMO_MODEL
 from sawyer.router.dispatch import RequestScope
-from sawyer.router.generation import Generation
+from sawyer.router.forward import Forward, Place
+from sawyer.router.generation import Engine
 from sawyer.router.metering import Meter
-from sawyer.schemas.generation import GenerateParams
 
 PROMPT = '"My dear Mr. Bennet," said his lady to him one day, "have you heard that Netherfield is let?" ' * 6
 
@@ -28,20 +28,12 @@ async def test_logits_of_the_distributed_run_equal_one_machine(founded, demo_q4,
     ids = engine.tokenizer.encode(PROMPT)
     assert len(ids) > 128, "more than one prefill chunk"
 
-    request = new_request_id()
-    scope = RequestScope(request, Meter(request, DEMO_MODEL))
-    generation = Generation(engine, dispatcher, scope, GenerateParams(prompt=PROMPT, max_tokens=1))
-    seen: list[np.ndarray] = []
-
-    class Recorder:
-        def sample(self, logits: np.ndarray) -> tuple[int, None]:
-            seen.append(logits)
-            return int(logits.argmax()), None
-
-    generation._cache = engine.trunk.new_cache(len(ids) + 4)
-    token, _ = await generation._forward(ids, Recorder())
+    place = _place(engine, len(ids) + 4)
+    forward = Forward(engine.trunk, engine.compute, dispatcher)
+    seen = [await forward.prompt(place, ids)]
     for _ in range(3):
-        token, _ = await generation._forward([token], Recorder())
+        (logits,) = await forward.tokens([place], [int(seen[-1].argmax())])
+        seen.append(logits)
 
     pairs = [(layer, expert) for layer in demo_q4.layout.moe_layers for expert in range(demo_q4.layout.experts)]
     local = LocalModel(
@@ -53,3 +45,35 @@ async def test_logits_of_the_distributed_run_equal_one_machine(founded, demo_q4,
         assert np.abs(logits - expected).max() <= 1e-4
         assert logits.argmax() == expected.argmax()
         expected = local.step(int(expected.argmax()), cache)
+
+
+def _place(engine: Engine, rows: int) -> Place:
+    request = new_request_id()
+    return Place(RequestScope(request, Meter(request, DEMO_MODEL)), engine.trunk.new_cache(rows))
+
+
+async def test_rows_of_many_requests_in_one_pass_are_bit_for_bit_what_each_is_alone(founded):
+    await founded.add_node("node-1", 0, 2)
+    await founded.add_node("node-2", 1, 2)
+    running = await founded.add_router()
+    await founded.router_sees("node-1", "node-2")
+    engine = running.part._engine
+    forward = Forward(engine.trunk, engine.compute, running.part._dispatcher)
+    prompts = [engine.tokenizer.encode(PROMPT)[: 3 + 17 * n] for n in range(9)]
+
+    async def alone(ids: list[int]) -> list[np.ndarray]:
+        place = _place(engine, len(ids) + 8)
+        seen = [await forward.prompt(place, ids)]
+        for _ in range(6):
+            seen += await forward.tokens([place], [int(seen[-1].argmax())])
+        return seen
+
+    expected = [await alone(ids) for ids in prompts]
+    places = [_place(engine, len(ids) + 8) for ids in prompts]
+    seen = [[await forward.prompt(place, ids)] for place, ids in zip(places, prompts, strict=True)]
+    for _ in range(6):
+        told = await forward.tokens(places, [int(each[-1].argmax()) for each in seen])
+        for each, logits in zip(seen, told, strict=True):
+            each.append(logits)
+    for together, single in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(np.stack(together), np.stack(single))

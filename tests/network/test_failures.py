@@ -20,13 +20,13 @@ from sawyer.errors import (
 )
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import load_or_create
-from sawyer.ids import NodeId, RequestId, new_request_id
+from sawyer.ids import NodeId, new_request_id
 from sawyer.ledger.commands import command
 from sawyer.model.catalog import DEMO_MODEL
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.events import RECEIPT_KIND, AccountOpened, TokensGranted
 from sawyer.schemas.messages import Finish, FinishReply, InferMessage, LedgerReply, QueryError
-from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Part
 
 from .conftest import start_bookkeeper
 
@@ -38,8 +38,12 @@ def _answer(raw: bytes, **changes: object) -> bytes:
     """An answer of the right form, with zeros instead of work."""
     asked = tensors.decode_request(raw)
     blocks = tuple((expert, np.zeros((len(rows), asked.rows.shape[1]), np.float16)) for expert, rows in asked.work)
-    reply = ActivationReply(asked.request, asked.sequence, asked.manifest, asked.layer, blocks, 1, 1)
+    reply = ActivationReply(asked.parts, asked.manifest, asked.layer, blocks, 1, 1)
     return tensors.encode_reply(dataclasses.replace(reply, **changes))
+
+
+def _parts(raw: bytes, **changes: object) -> tuple[Part, ...]:
+    return tuple(part._replace(**changes) for part in tensors.decode_request(raw).parts)
 
 
 def _nan(raw: bytes) -> bytes:
@@ -60,10 +64,10 @@ ROGUES = {
     "truncated": lambda raw: _answer(raw)[:-7],
     "not a number": _nan,
     "wrong shape": _short_block,
-    "another request": lambda raw: _answer(raw, request=RequestId("ff" * 16)),
-    "another sequence": lambda raw: _answer(raw, sequence=77),
+    "another request": lambda raw: _answer(raw, parts=_parts(raw, request="ff" * 16)),
+    "another sequence": lambda raw: _answer(raw, parts=_parts(raw, sequence=77)),
     "another manifest": lambda raw: _answer(raw, manifest=b"\x01" * 8),
-    "a refusal": lambda raw: tensors.encode_error(SawyerError("no"), RequestId("0" * 32), 0),
+    "a refusal": lambda raw: tensors.encode_error(SawyerError("no")),
     "silence": lambda raw: None,
 }
 
@@ -131,7 +135,7 @@ def _false_receipt(network, asked: Finish, lie: str, key) -> bytes:
 
     rows = 10**6 if lie == "more rows" else 8
     body = WorkReceipted(
-        network=network.network, node=ROGUE, request="ee" * 16 if lie == "other request" else asked.request,
+        network=network.network, node=ROGUE, request="ee" * 16 if lie == "other request" else asked.parts[0].request,
         model=asked.model, manifest=network.artifacts.digest, rows=rows, blocks=1, experts=((0, 0, rows),),
         root="ab" * 32, counter=1, previous=NO_HASH,
     )  # fmt: skip
@@ -144,7 +148,7 @@ def _false_receipt(network, asked: Finish, lie: str, key) -> bytes:
 def _request(network, **changes: object) -> ActivationRequest:
     layout = network.artifacts.layout
     fields = {
-        "request": new_request_id(), "sequence": 1, "manifest": bytes.fromhex(network.artifacts.digest)[:8], "layer": 0,
+        "parts": (Part(new_request_id(), 1, 2),), "manifest": bytes.fromhex(network.artifacts.digest)[:8], "layer": 0,
         "rows": np.ones((2, layout.hidden), np.float16), "work": ((0, np.array([0, 1], np.uint32)),),
         "deadline_ms": 5000, **changes,
     }  # fmt: skip

@@ -225,7 +225,7 @@ def expert_request(network) -> bytes:
     artifacts = network.artifacts
     return tensors.encode_request(
         tensors.ActivationRequest(
-            RequestId("0f" * 16), 1, bytes.fromhex(artifacts.digest)[:8], 0,
+            (tensors.Part(RequestId("0f" * 16), 1, 1),), bytes.fromhex(artifacts.digest)[:8], 0,
             np.zeros((1, artifacts.layout.hidden), np.float32), ((0, np.zeros(1, np.uint32)),), 60_000,
         )
     )  # fmt: skip

@@ -19,7 +19,7 @@ from sawyer.model.families.family import Sections, TensorMap
 from sawyer.model.families.grouped import OPTIONS, ExpertNames, expert_refs, mlp_refs
 from sawyer.model.graphs import Norm
 from sawyer.model.layout import FileShape, Section, all_experts, mlp_sections
-from sawyer.model.trunk_graph import TrunkLayerGraph
+from sawyer.model.trunk_graph import LayerGraphs, TrunkLayerGraph, latent_attention
 from sawyer.schemas.models import GateGroups, LatentAttention, ModelLayout, Yarn
 from sawyer.schemas.tensors import MAX_HIDDEN, MAX_LAYERS
 
@@ -133,22 +133,20 @@ class DeepseekV2:
             )
         )
 
-    def trunk_graph(self, layout: ModelLayout, layer: int) -> bytes:
-        graph, sizes = TrunkLayerGraph(layout, self.trunk_layer(layout, layer)), _sizes(layout)
-        queries = graph.norm("x", "input_norm")
-        compressed = graph.linear(queries, "compress")
+    def trunk_graphs(self, layout: ModelLayout, layer: int) -> LayerGraphs:
+        file, sizes = self.trunk_layer(layout, layer), _sizes(layout)
+        project, finish = TrunkLayerGraph(layout, file), TrunkLayerGraph(layout, file)
+        queries = project.norm("x", "input_norm")
+        compressed = project.linear(queries, "compress")
         if sizes.q_rank is not None:
-            compressed, queries = graph.split_low_queries(compressed, sizes.q_rank)
-        attended = graph.latent_attention(graph.linear(queries, "queries"), compressed)
-        attended = graph.linear(attended, "attention_out")
+            compressed, queries = project.split_low_queries(compressed, sizes.q_rank)
+        project.latent_rows(project.linear(queries, "queries"), compressed)
+        attended = finish.linear(finish.attended_latents(), "attention_out")
         if layer in layout.moe_layers:
-            graph.add("x", attended, out="residual")
-            graph.norm("residual", "post_norm", out="hidden")
-            graph.gate(graph.linear("hidden", "gate"), norm=None)
+            finish.end_with_gate(attended, power=None)
         else:
-            residual = graph.add("x", attended)
-            graph.add(residual, graph.mlp(graph.norm(residual, "post_norm"), _dense_ffn(layout)), out="residual")
-        return graph.serialize()
+            finish.end_with_mlp(attended, _dense_ffn(layout))
+        return LayerGraphs(project.part(), latent_attention(layout), finish.part())
 
 
 def _sizes(layout: ModelLayout) -> LatentAttention:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from sawyer.model.checkpoint import TensorRef
 from sawyer.model.graphs import Norm
 from sawyer.model.layout import FileShape
+from sawyer.model.trunk_graph import LayerGraphs
 from sawyer.schemas.models import ModelLayout
 
 Sections = Mapping[str, tuple[TensorRef, ...]]
@@ -81,7 +82,7 @@ class Family(Protocol):
         """The sections of one trunk layer's file."""
         ...
 
-    def trunk_graph(self, layout: ModelLayout, layer: int) -> bytes:
+    def trunk_graphs(self, layout: ModelLayout, layer: int) -> LayerGraphs:
         """One trunk layer as ONNX, its sections as external initializers. The contract is in sawyer.model.trunk_graph.
-        All layers with experts have the same graph, and all layers without."""
+        All layers with experts have the same graphs, and all layers without."""
         ...

@@ -16,7 +16,7 @@ from sawyer.model.families.config import flag
 from sawyer.model.families.family import ExpertRefs, Sections, TensorMap
 from sawyer.model.graphs import Norm
 from sawyer.model.layout import FileShape, Section, all_experts, mlp_sections
-from sawyer.model.trunk_graph import TrunkLayerGraph
+from sawyer.model.trunk_graph import LayerGraphs, TrunkLayerGraph, grouped_query_attention
 from sawyer.schemas.models import ModelLayout
 
 HEAD_DIM_STEP: Final = 16
@@ -102,20 +102,18 @@ class GroupedFamily(ABC):
             )
         )
 
-    def trunk_graph(self, layout: ModelLayout, layer: int) -> bytes:
+    def trunk_graphs(self, layout: ModelLayout, layer: int) -> LayerGraphs:
         """See Family."""
-        graph = TrunkLayerGraph(layout, self.trunk_layer(layout, layer), norm=self.norm)
-        qkv = graph.linear(graph.norm("x", "input_norm"), "qkv", "qkv_bias" if layout.qkv_bias else "")
-        attended = graph.linear(self._attend(graph, layout, qkv), "attention_out")
+        file = self.trunk_layer(layout, layer)
+        project, finish = (TrunkLayerGraph(layout, file, norm=self.norm) for _ in range(2))
+        qkv = project.linear(project.norm("x", "input_norm"), "qkv", "qkv_bias" if layout.qkv_bias else "")
+        project.rows(*self._normed(project, layout, qkv))
+        attended = finish.linear(finish.attended(), "attention_out")
         if layer in layout.moe_layers:
-            graph.add("x", attended, out="residual")
-            graph.norm("residual", "post_norm", out="hidden")
-            graph.gate(graph.linear("hidden", "gate"), norm=self.gate_power(layout))
+            finish.end_with_gate(attended, power=self.gate_power(layout))
         else:
-            residual = graph.add("x", attended)
-            dense = graph.mlp(graph.norm(residual, "post_norm"), layout.dense_ffn or 0)
-            graph.add(residual, dense, out="residual")
-        return graph.serialize()
+            finish.end_with_mlp(attended, layout.dense_ffn or 0)
+        return LayerGraphs(project.part(), grouped_query_attention(layout), finish.part())
 
     def tensors(self, layout: ModelLayout, names: Collection[str], *, tied: bool) -> TensorMap:
         """See Family."""
@@ -141,16 +139,17 @@ class GroupedFamily(ABC):
         heads = (layout.heads, layout.kv_heads) if self.head_norms == "width" else (1, 1)
         return tuple((name, count * layout.head_dim) for name, count in zip(("q_norm", "k_norm"), heads, strict=True))
 
-    def _attend(self, graph: TrunkLayerGraph, layout: ModelLayout, qkv: str) -> str:
+    def _normed(self, graph: TrunkLayerGraph, layout: ModelLayout, qkv: str) -> list[str]:
+        """Queries, keys and values as attention takes them, in one piece if nothing is done to one of them alone."""
         if self.head_norms is None:
-            return graph.grouped_query_attention(graph.clip(qkv))
+            return [graph.clip(qkv)]
         queries, keys, values = graph.split_qkv(qkv)
         if self.head_norms == "head":
             queries = graph.head_norm(queries, "q_norm", layout.heads)
             keys = graph.head_norm(keys, "k_norm", layout.kv_heads)
         else:
             queries, keys = graph.norm(queries, "q_norm"), graph.norm(keys, "k_norm")
-        return graph.grouped_query_attention(*(graph.clip(part) for part in (queries, keys, values)))
+        return [graph.clip(part) for part in (queries, keys, values)]
 
     def _layer(self, layout: ModelLayout, layer: int, names: Collection[str]) -> Sections:
         prefix, hidden = f"model.layers.{layer}.", layout.hidden

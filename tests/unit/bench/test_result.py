@@ -12,7 +12,7 @@ from sawyer.bench.machine import this_machine
 from sawyer.bench.result import BenchResult, ModelResult, Rounds
 from sawyer.bench.timing import Quantiles, Spread, ratios
 from sawyer.schemas.models import ModelLayout
-from sawyer.schemas.tensors import HEADER_BYTES
+from sawyer.schemas.tensors import HEADER_BYTES, PART_BYTES
 
 LAYOUT = ModelLayout(
     family="mixtral", vocab=64, hidden=64, layers=2, heads=1, kv_heads=1, head_dim=64, ffn=96, experts=4, top_k=2,
@@ -27,7 +27,8 @@ def calls(rows: int, wall_us: float, compute_us: float = 100) -> Calls:
 def result(call_us: float) -> BenchResult:
     """Of two rounds, the second twice as slow as the first in everything but layer calls."""
     rounds = Rounds(
-        "tiny", LAYOUT, 8, local=[200, 100], distributed=[100, 50], single=[calls(1, call_us)] * 2,
+        "tiny", LAYOUT, 8, 16, local=[200, 100], distributed=[100, 50], local_streams=[500, 250],
+        distributed_streams=[450, 225], single=[calls(1, call_us)] * 2,
         plain_us=[[400, 500, 600]] * 2, gathered_us=[[100, 250, 300]] * 2, batches={32: [calls(32, 2 * call_us)] * 2},
     )  # fmt: skip
     models = (ModelResult.of(rounds),)
@@ -65,8 +66,8 @@ def test_activations_count_every_expert_of_a_row_and_rows_count_once() -> None:
 @pytest.mark.parametrize(("call_us", "met"), [(1500, [True, True]), (2500, [False, True]), (3500, [False, False])])
 def test_goals_say_what_was_got_and_whether_it_was_met(call_us: float, met: list[bool]) -> None:
     goals = result(call_us).goals
-    assert [goal.met for goal in goals] == met
-    assert [goal.got for goal in goals] == [int(2e6 / call_us), int(call_us)]
+    assert [goal.met for goal in goals] == [*met, True, True, True]
+    assert [goal.got for goal in goals] == [int(2e6 / call_us), int(call_us), 0.5, 0.9, 4.5]
 
 
 def test_json_names_ratio_and_activations_at_the_top() -> None:
@@ -76,5 +77,8 @@ def test_json_names_ratio_and_activations_at_the_top() -> None:
     assert held["machine"]["cores"] >= 1
 
 
+FIRST_BYTES = HEADER_BYTES + PART_BYTES
+
+
 def test_message_bytes_are_header_table_index_and_row() -> None:
-    assert message_bytes(64) == (HEADER_BYTES + 8 + 4 + 128, HEADER_BYTES + 8 + 128)
+    assert message_bytes(64) == (FIRST_BYTES + 8 + 4 + 128, FIRST_BYTES + 8 + 128)

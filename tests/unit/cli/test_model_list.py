@@ -18,7 +18,7 @@ from sawyer.model.split import split
 from sawyer.schemas.base import Fact
 from sawyer.schemas.events import ModelPrice, ModelPublished, PricingPublished
 from sawyer.schemas.messages import NetworkReply
-from sawyer.schemas.tensors import ActivationReply, ActivationRequest, encode_reply, encode_request
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Part, encode_reply, encode_request
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +110,11 @@ def test_facts_of_the_demo_model_add_up(home: Home) -> None:
 def test_wire_bytes_are_those_of_the_messages_themselves() -> None:
     row, index = np.ones((1, 64), np.float16), np.zeros(1, np.uint32)
     request = ActivationRequest(
-        request=RequestId("ab" * 16), sequence=9, manifest=bytes(8), layer=3, rows=row, work=((1, index), (5, index)),
+        parts=(Part(RequestId("ab" * 16), 9, 1),), manifest=bytes(8), layer=3, rows=row, work=((1, index), (5, index)),
         deadline_ms=900,
     )  # fmt: skip
     reply = ActivationReply(
-        request=RequestId("ab" * 16), sequence=9, manifest=bytes(8), layer=3, blocks=((1, row), (5, row)),
+        parts=(Part(RequestId("ab" * 16), 9, 1),), manifest=bytes(8), layer=3, blocks=((1, row), (5, row)),
         compute_us=7, waited_us=1,
     )  # fmt: skip
     assert message_bytes(64, 2) == len(encode_request(request)) + len(encode_reply(reply))

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sawyer.engine import cache as caches
+from sawyer.engine.layer import Attended
 from sawyer.engine.session import Session
 from sawyer.engine.trunk import Trunk
 from sawyer.errors import PromptTooLong
@@ -42,12 +43,12 @@ def rows(trunk: Trunk, count: int) -> NDArray[np.float32]:
     return np.random.default_rng(5).standard_normal((count, trunk.layout.hidden), dtype=np.float32)
 
 
-def attend(trunk: Trunk, layer: int, x: NDArray[np.float32], sizes: list[int]) -> caches.Attended:
+def attend(trunk: Trunk, layer: int, x: NDArray[np.float32], sizes: list[int]) -> Attended:
     """The rows in chunks of these sizes."""
     cache, ends = trunk.new_cache(len(x)), np.cumsum(sizes)
     parts = [trunk.attend(layer, x[end - size : end], cache) for size, end in zip(sizes, ends, strict=True)]
     assert cache.layers[layer].length == len(x)
-    return caches.Attended(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Attended(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -65,7 +66,7 @@ def test_chunk_with_too_many_scores_enters_in_parts(trunk: Trunk, monkeypatch: p
     whole = attend(trunk, 1, x, [60, 40])
     monkeypatch.setattr(caches, "MAX_SCORES", 7 * trunk.layout.heads * 100)
     parts = attend(trunk, 1, x, [60, 40])
-    for name in caches.Attended._fields:
+    for name in Attended._fields:
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=0)
 
 
@@ -103,11 +104,10 @@ def test_layer_without_experts_gives_its_residual_alone(trunk: Trunk) -> None:
 def gate(layout: ModelLayout, hidden: NDArray[np.float32], weights: NDArray[np.float32]) -> list[NDArray[Any]]:
     """Gate weights and experts of these rows."""
     graph = TrunkLayerGraph(layout, FileShape((Section("gate", weights.shape),)))
-    graph.add("x", "x", out="residual")
     graph.linear("x", "gate", out="logits")
     graph.add("x", "x", out="hidden")
     graph.gate("logits", norm=None)
-    session = Session(graph.serialize(), {"gate": weights})
+    session = Session(graph.part().graph, {"gate": weights})
     outputs = dict(zip(session.outputs, session.run({"x": hidden}), strict=True))
     return [outputs["weights"], outputs["experts"]]
 

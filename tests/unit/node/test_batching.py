@@ -28,7 +28,7 @@ from sawyer.node.batching import (
     work,
 )
 from sawyer.schemas.models import Format
-from sawyer.schemas.tensors import ActivationRequest, Rows
+from sawyer.schemas.tensors import ActivationRequest, Part, Rows
 
 HIDDEN = 4
 FAILS_ON = 666.0
@@ -59,7 +59,9 @@ def job(
     count = max((count for _, count in wanted), default=1)
     made = random.standard_normal((count, HIDDEN)).astype(np.float32) if rows is None else rows
     entries = tuple((expert, np.sort(random.permutation(count)[:n]).astype(np.uint32)) for expert, n in wanted)
-    asked = ActivationRequest(RequestId(f"{seed:032x}"), 1, bytes(8), layer, made, entries, deadline_ms)
+    asked = ActivationRequest(
+        (Part(RequestId(f"{seed:032x}"), 1, len(made)),), bytes(8), layer, made, entries, deadline_ms
+    )
     return Job(asked, "", perf_counter())
 
 

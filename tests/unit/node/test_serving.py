@@ -23,7 +23,7 @@ from sawyer.node.receipts import ReceiptLog
 from sawyer.node.serving import ServedModel, Serving
 from sawyer.router.metering import Meter
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Rows
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Part, Rows
 
 NODE, MODEL, MANIFEST = NodeId("node-a"), ModelId("austen"), "ab" * 32
 REQUEST = RequestId("0f" * 16)
@@ -103,10 +103,12 @@ def rows_of(count: int = 3, dtype: type = np.float16) -> Rows:
     return np.arange(count * HIDDEN, dtype=dtype).reshape(count, HIDDEN)
 
 
-def request_of(*work: tuple[int, list[int]], rows: Rows | None = None, **changes: object) -> ActivationRequest:
+def request_of(
+    *work: tuple[int, list[int]], rows: Rows | None = None, request: str = REQUEST, sequence: int = 1, **changes: object
+) -> ActivationRequest:
+    sent = rows_of() if rows is None else rows
     made = ActivationRequest(
-        request=REQUEST, sequence=1, manifest=bytes.fromhex(MANIFEST)[:8], layer=LAYER,
-        rows=rows_of() if rows is None else rows,
+        parts=(Part(request, sequence, len(sent)),), manifest=bytes.fromhex(MANIFEST)[:8], layer=LAYER, rows=sent,
         work=tuple((expert, np.array(indices, np.uint32)) for expert, indices in work or ((0, [0, 2]), (3, [1]))),
         deadline_ms=60_000,
     )  # fmt: skip
@@ -114,16 +116,16 @@ def request_of(*work: tuple[int, list[int]], rows: Rows | None = None, **changes
 
 
 async def expect_served(node: Node, sequence: int = 77) -> None:
-    answer = await node.answer(request_of((1, [2, 0]), sequence=sequence))
+    answer = await node.answer(request_of((1, [0, 2]), sequence=sequence))
     assert isinstance(answer, ActivationReply)
-    assert answer.sequence == sequence
-    np.testing.assert_array_equal(answer.blocks[0][1], rows_of()[[2, 0]] * 2 + 1)
+    assert answer.parts[0].sequence == sequence
+    np.testing.assert_array_equal(answer.blocks[0][1], rows_of()[[0, 2]] * 2 + 1)
 
 
 async def test_every_expert_answers_for_its_own_rows(node: Node) -> None:
     answer = await node.answer(request_of())
     assert isinstance(answer, ActivationReply)
-    assert (answer.request, answer.sequence, answer.layer) == (REQUEST, 1, LAYER)
+    assert (answer.parts, answer.layer) == ((Part(REQUEST, 1, 3),), LAYER)
     assert [expert for expert, _ in answer.blocks] == [0, 3]
     rows = rows_of()
     np.testing.assert_array_equal(answer.blocks[0][1], rows[[0, 2]] * 2)
@@ -178,7 +180,6 @@ async def test_message_that_cannot_be_served_is_refused_typed_and_the_node_serve
     assert type(answer.error) is error
     assert says in answer.error.message
     assert "secret" not in answer.error.message
-    assert (answer.request, answer.sequence) == (REQUEST, 1)
     assert (node.health.answers, node.health.refused) == (0, 1)
     assert node.receipts.open_requests == 0, "what was not answered is in no receipt"
     await expect_served(node)
@@ -224,7 +225,6 @@ async def test_full_queue_is_refused_at_once_and_what_was_taken_is_answered(
         third = await asyncio.create_task(node.answer(request_of(sequence=3)))
         assert isinstance(third, ActivationError)
         assert type(third.error) is Busy
-        assert third.sequence == 3
         assert node.serving.queue == 1
         pool.gate.set()
         answers = await asyncio.wait_for(asyncio.gather(first, second), PATIENCE_S)
@@ -256,7 +256,7 @@ async def test_requests_that_waited_for_one_expert_run_together_and_each_gets_it
         refusals = await asyncio.gather(late, nan)
     for number, answer in enumerate(answers):
         assert isinstance(answer, ActivationReply)
-        assert (answer.request, answer.sequence) == (f"{number:032x}", 2 + number)
+        assert answer.parts[0][:2] == (f"{number:032x}", 2 + number)
         np.testing.assert_array_equal(answer.blocks[0][1], rows_of()[[number]] * 2)
     assert [type(each) for each in refusals] == [ActivationError] * 2
     assert (node.health.runs, node.health.answers, node.health.refused) == (2, 4, 2)
@@ -281,9 +281,8 @@ async def test_turn_that_breaks_is_refused_to_all_who_were_in_it_and_the_node_se
             node.pool.gate.set()
             await first
             answers = await asyncio.gather(*both)
-    for number, answer in enumerate(answers):
+    for answer in answers:
         assert isinstance(answer, ActivationError)
-        assert answer.sequence == 2 + number
         assert "MemoryError" in answer.error.message
     assert not node.serving.worker.done()
     await expect_served(node)
@@ -406,7 +405,7 @@ async def test_message_without_a_reply_subject_is_not_worked_on(node: Node) -> N
 async def test_receipt_over_the_answers_is_the_one_the_router_expects(node: Node, keys: dict[str, Key]) -> None:
     """From bytes to receipt: what the node notes and what the router meters have one root."""
     meter = Meter(REQUEST, MODEL)
-    cases = [request_of(sequence=1), request_of((1, [0]), (OVERFLOWS, [2, 1]), sequence=2), request_of(sequence=3)]
+    cases = [request_of(sequence=1), request_of((1, [0]), (OVERFLOWS, [1, 2]), sequence=2), request_of(sequence=3)]
     for asked in cases[:2]:
         answer = await node.answer(asked)
         assert isinstance(answer, ActivationReply)
@@ -414,12 +413,43 @@ async def test_receipt_over_the_answers_is_the_one_the_router_expects(node: Node
             leaf_hash(tensors.block_leaf(LAYER, expert, asked.rows[indices], block))
             for (expert, indices), (_, block) in zip(asked.work, answer.blocks, strict=True)
         ]
-        meter.used(NODE, asked.sequence, tuple(leaves), sum(len(block) for _, block in answer.blocks))
+        meter.used(NODE, asked.parts[0].sequence, tuple(leaves), sum(len(block) for _, block in answer.blocks))
     await node.answer(cases[2])  # answered, and not used
     receipt = node.receipts.finish(meter.finish(NODE), MANIFEST)
     assert receipt is not None
     meter.check(receipt, NODE, keys["node-a"].id, MANIFEST)
     assert receipt.body.experts == ((LAYER, 0, 2), (LAYER, 1, 1), (LAYER, 3, 1), (LAYER, OVERFLOWS, 2))
+
+
+async def test_each_request_of_a_message_gets_a_receipt_as_if_it_had_come_alone(
+    node: Node, keys: dict[str, Key]
+) -> None:
+    """Three requests in one message, of which one has rows for both experts, and one has two rows."""
+    names = [f"{number:032x}" for number in (1, 2, 3)]
+    parts = tuple(
+        Part(RequestId(name), 4 + at, rows) for at, (name, rows) in enumerate(zip(names, (1, 2, 1), strict=True))
+    )
+    rows = np.concatenate([rows_of(), rows_of()[:1] + 5])
+    asked = dataclasses.replace(request_of((0, [0, 2, 3]), (1, [0, 1]), rows=rows), parts=parts)
+    answer = await node.answer(asked)
+    assert isinstance(answer, ActivationReply)
+    assert answer.parts == parts
+    work = {
+        names[0]: [(0, [0], [0]), (1, [0], [0])],
+        names[1]: [(0, [2], [1]), (1, [1], [1])],
+        names[2]: [(0, [3], [2])],
+    }
+    blocks = dict(answer.blocks)
+    for part in parts:
+        meter = Meter(part.request, MODEL)
+        leaves = [
+            leaf_hash(tensors.block_leaf(LAYER, expert, rows[own], blocks[expert][at]))
+            for expert, own, at in work[part.request]
+        ]
+        meter.used(NODE, part.sequence, tuple(leaves), len(leaves))
+        receipt = node.receipts.finish(meter.finish(NODE), MANIFEST)
+        assert receipt is not None
+        meter.check(receipt, NODE, keys["node-a"].id, MANIFEST)
 
 
 async def test_asker_who_is_gone_stops_nothing(node: Node) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sawyer.bus.gather import Gatherer
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import Message
+from sawyer.errors import ExpertUnavailable
 from sawyer.ids import HostId, ModelId, NodeId, RequestId
-from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope
+from sawyer.router.dispatch import Dispatcher, ExpertRows, LayerAnswers, RequestScope, Share
 from sawyer.router.metering import Meter
 from sawyer.router.placement import NodeState, Placement
 from sawyer.schemas import subjects, tensors
@@ -50,9 +51,7 @@ def reply_to(request: ActivationRequest, /, **changes: object) -> ActivationRepl
     """The honest answer, or one that differs in some fields."""
     dtype = np.float32 if request.reply_f32 else request.rows.dtype
     blocks = tuple((expert, formula(expert, request.rows[rows]).astype(dtype)) for expert, rows in request.work)
-    made = ActivationReply(
-        request.request, request.sequence, request.manifest, request.layer, blocks, compute_us=5, waited_us=1
-    )
+    made = ActivationReply(request.parts, request.manifest, request.layer, blocks, compute_us=5, waited_us=1)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -128,7 +127,7 @@ class World:
     gatherer: Gatherer
     placement: Placement
     nodes: dict[str, FakeNode] = field(default_factory=dict)
-    scope: RequestScope = field(default_factory=lambda: RequestScope(REQUEST, Meter(REQUEST, MODEL)))
+    scope: RequestScope = field(default_factory=lambda: RequestScope(REQUEST, Meter(REQUEST, MODEL), traced=True))
 
     async def add(
         self, name: str, script: Script | None = honest, first: Iterable[int] = (), replica: Iterable[int] = ()
@@ -147,8 +146,17 @@ class World:
         return Dispatcher(self.gatherer, self.placement, MODEL, MANIFEST, wide=wide)
 
     async def layer(self, hidden: Rows, work: Sequence[ExpertRows], *, wide: bool = False) -> Any:
-        """(blocks, calls); never waits longer than a test may."""
-        return await asyncio.wait_for(self.dispatcher(wide=wide).layer(self.scope, LAYER, hidden, work), 20)
+        """(blocks, calls) of one request, or its error."""
+        answers = await self.shared_layer([Share(self.scope, len(hidden))], hidden, work, wide=wide)
+        for error in answers.failed.values():
+            raise error
+        return answers.blocks, answers.calls[0]
+
+    async def shared_layer(
+        self, shares: Sequence[Share], hidden: Rows, work: Sequence[ExpertRows], *, wide: bool = False
+    ) -> LayerAnswers:
+        """A layer of many requests; never waits longer than a test may."""
+        return await asyncio.wait_for(self.dispatcher(wide=wide).layer(shares, LAYER, hidden, work), 20)
 
     def rows_of(self) -> dict[str, int]:
         """What the meter holds."""
@@ -211,4 +219,5 @@ def tools() -> SimpleNamespace:
         make_world=make_world,
         end_world=end_world,
         virtual_loop=VirtualLoop,
+        no=lambda: ExpertUnavailable("no"),
     )

@@ -16,7 +16,7 @@ from sawyer.errors import ExpertUnavailable
 from sawyer.router import placement
 from sawyer.router.dispatch import ExpertRows
 from sawyer.schemas import tensors
-from sawyer.schemas.tensors import MESSAGE_LIMIT_BYTES, ActivationRequest
+from sawyer.schemas.tensors import MESSAGE_LIMIT_BYTES, ActivationRequest, Part
 
 HIDDEN = 4
 LAYER = 2
@@ -40,14 +40,14 @@ def expect_formula(tools: Any, hidden: Any, work: list[ExpertRows], blocks: list
 
 async def test_experts_of_one_node_travel_in_one_message_with_each_row_once(world: Any, tools: Any) -> None:
     node = await world.add("node-a", first=range(4))
-    hidden, work = rows_of(3), work_of({0: [0, 1], 1: [1], 3: [1, 0]})
+    hidden, work = rows_of(3), work_of({0: [0, 1], 1: [1], 3: [0, 1]})
     blocks, calls = await world.layer(hidden, work)
     expect_formula(tools, hidden, work, blocks)
     (asked,) = node.asked
     assert node.subjects == ["sawyer.v1.expert.node-a.austen.2.0"], "the subject of the first expert"
     np.testing.assert_array_equal(asked.rows, hidden[:2], "row 2 was asked of nobody")
     assert [expert for expert, _ in asked.work] == [0, 1, 3]
-    assert (asked.sequence, asked.layer, asked.request) == (1, LAYER, world.scope.request)
+    assert (asked.layer, asked.parts) == (LAYER, (Part(world.scope.request, 1, 2),))
     assert asked.manifest == bytes.fromhex("ab" * 32)[:8]
     (call,) = calls
     assert (call.node, call.experts, call.rows, call.compute_us) == ("node-a", (0, 1, 3), 5, 5)
@@ -69,8 +69,8 @@ async def test_sequence_numbers_count_the_messages_to_each_node(world: Any) -> N
     left, right = await world.add("node-a", first=(0,)), await world.add("node-b", first=(1,))
     for routing in ({0: [0], 1: [0]}, {0: [0]}, {0: [0], 1: [0]}):
         await world.layer(rows_of(1), work_of(routing))
-    assert [each.sequence for each in left.asked] == [1, 2, 3]
-    assert [each.sequence for each in right.asked] == [1, 2]
+    assert [each.parts[0].sequence for each in left.asked] == [1, 2, 3]
+    assert [each.parts[0].sequence for each in right.asked] == [1, 2]
     assert world.scope.asked == {"node-a", "node-b"}
     assert {node: world.scope.meter.finish(node).used for node in world.scope.asked} == {
         "node-a": ((1, 3),),
@@ -108,7 +108,7 @@ async def test_float16_is_sent_and_float32_when_a_value_does_not_fit(world: Any,
 async def test_largest_float16_value_still_travels_as_float16(world: Any) -> None:
     node = await world.add("node-a", first=(0,), script=lambda request: None)
     node.script = lambda request: tensors.encode_reply(tensors.ActivationReply(
-        request.request, request.sequence, request.manifest, LAYER, ((0, request.rows),), 1, 1))  # fmt: skip
+        request.parts, request.manifest, LAYER, ((0, request.rows),), 1, 1))  # fmt: skip
     hidden = np.full((1, HIDDEN), 65504.0, np.float32)
     blocks, _ = await world.layer(hidden, work_of({0: [0]}))
     np.testing.assert_array_equal(blocks[0], hidden)
@@ -129,7 +129,7 @@ async def test_float32_answer_to_float16_rows_is_used_whole(world: Any) -> None:
 
     def wide(request: ActivationRequest) -> bytes:
         return tensors.encode_reply(tensors.ActivationReply(
-            request.request, request.sequence, request.manifest, LAYER, ((0, big),), 1, 1))  # fmt: skip
+            request.parts, request.manifest, LAYER, ((0, big),), 1, 1))  # fmt: skip
 
     await world.add("node-a", first=(0,), script=wide)
     blocks, _ = await world.layer(rows_of(1), work_of({0: [0]}))
@@ -173,7 +173,7 @@ async def _any_layout(
     scripts = {
         "honest": tools.honest,
         "absent": None,
-        "refuses": lambda request: tensors.encode_error(ExpertUnavailable("no"), request.request, request.sequence),
+        "refuses": lambda request: tensors.encode_error(ExpertUnavailable("no")),
         "garbage": lambda request: b"garbage " * 30,
         "silent": lambda request: None,
     }

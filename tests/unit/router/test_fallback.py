@@ -26,7 +26,7 @@ def work_of(routing: dict[int, list[int]]) -> list[ExpertRows]:
     return [ExpertRows(expert, np.array(rows, np.uint32)) for expert, rows in sorted(routing.items())]
 
 
-WORK = work_of({0: [0, 1], 1: [4, 2, 3]})
+WORK = work_of({0: [0, 1], 1: [2, 3, 4]})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def expect_exact(tools: Any) -> Callable[..., None]:
 
 
 def refuse(request: ActivationRequest) -> bytes:
-    return tensors.encode_error(Busy("full"), request.request, request.sequence)
+    return tensors.encode_error(Busy("full"))
 
 
 def silent(request: ActivationRequest) -> None:
@@ -55,10 +55,10 @@ def silent(request: ActivationRequest) -> None:
 def bent(tools: Any, how: str, request: ActivationRequest) -> bytes:
     """An answer that is wrong in one way."""
     blocks = tools.reply_to(request).blocks
-    first = blocks[0][1]
+    first, (part, *_) = blocks[0][1], request.parts
     changes: dict[str, Any] = {
-        "other sequence": {"sequence": request.sequence + 1},
-        "other request": {"request": "1f" * 16},
+        "other sequence": {"parts": (part._replace(sequence=part.sequence + 1),)},
+        "other request": {"parts": (part._replace(request="1f" * 16),)},
         "other layer": {"layer": request.layer + 1},
         "other weights": {"manifest": bytes(8)},
         "NaN": {"blocks": ((blocks[0][0], np.full_like(first, np.nan)), *blocks[1:])},
@@ -300,7 +300,7 @@ async def test_parts_of_one_expert_fall_back_each_on_its_own(
     work = work_of({0: list(range(600))})
 
     async def first_part_lost(request: ActivationRequest) -> bytes | None:
-        return None if request.sequence == 1 else bytes(tools.honest(request))
+        return None if request.parts[0].sequence == 1 else bytes(tools.honest(request))
 
     await world.add("node-a", first_part_lost, first=(0,))
     await world.add("node-b", replica=(0,))
@@ -340,7 +340,7 @@ async def test_layer_fails_naming_exactly_the_experts_that_nobody_serves(world: 
 
 async def test_layer_fails_naming_who_was_tried_and_why(world: Any, tools: Any, quick: None) -> None:
     def unknown(request: ActivationRequest) -> bytes:
-        return tensors.encode_error(UnknownExpert("no"), request.request, request.sequence)
+        return tensors.encode_error(UnknownExpert("no"))
 
     await world.add("node-a", None, first=(0, 1))
     await world.add("node-b", unknown, replica=(0, 1))
@@ -379,7 +379,7 @@ async def test_connection_that_was_lost_and_is_back_sends_again_and_blames_nobod
 
     def answers_the_second(request: ActivationRequest) -> bytes | None:
         asked.set()
-        return None if request.sequence == 1 else bytes(tools.honest(request))
+        return None if request.parts[0].sequence == 1 else bytes(tools.honest(request))
 
     node = await world.add("node-a", answers_the_second, first=(0, 1))
     running = asyncio.create_task(world.layer(HIDDEN_STATES, WORK))

@@ -12,7 +12,7 @@ import pytest
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.engine.answer import Sampled
 from sawyer.errors import SawyerError, ServerUnreachable
-from sawyer.ids import ModelId, RequestId
+from sawyer.ids import RequestId
 from sawyer.router import run
 from sawyer.router.generation import TokenStep
 from sawyer.router.run import Run
@@ -85,9 +85,10 @@ class Case:
         self.stream = AnswerStream(RequestId("a" * 32), ("alice",), ["inbox"])
         self.tally = Tally()
         params = GenerateParams(prompt="", max_tokens=1)
-        request: Any = SimpleNamespace(params=params, trace=False, order=SimpleNamespace(body=None))
-        engine, dispatcher = SimpleNamespace(generation=None), SimpleNamespace(model=ModelId("m"))
-        parts: list[Any] = [engine, dispatcher, self.bookings, request, ADMITTED]
+        order = SimpleNamespace(body=SimpleNamespace(model="m"))
+        request: Any = SimpleNamespace(params=params, trace=False, order=order)
+        engine, decoding = SimpleNamespace(generation=None), None
+        parts: list[Any] = [engine, decoding, self.bookings, request, ADMITTED]
         self.run = Run(self.bus, *parts, self.stream, self.tally)
         self.run._generation = OneToken()  # type: ignore[assignment]
 

@@ -73,6 +73,7 @@ class Held:
 
     manifest = "ab" * 32
     layout = SimpleNamespace(moe_layers=(0,), experts=1)
+    trunk = compute = None
     closed = False
 
     def close(self) -> None:

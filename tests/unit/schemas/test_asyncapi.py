@@ -218,8 +218,8 @@ def test_schema_wants_every_field_that_canonical_json_writes(document: dict[str,
 
 def test_header_of_an_activation_is_where_the_document_says(document: dict[str, Any]) -> None:
     request = tensors.ActivationRequest(
-        request=RequestId("0f" * 16), sequence=7, manifest=b"manifest", layer=2, rows=np.ones((3, 4), np.float16),
-        work=((5, np.array([0, 2], np.uint32)),), deadline_ms=250,
+        parts=(tensors.Part(RequestId("0f" * 16), 7, 3),), manifest=b"manifest", layer=2,
+        rows=np.ones((3, 4), np.float16), work=((5, np.array([0, 2], np.uint32)),), deadline_ms=250,
     )  # fmt: skip
     raw = tensors.encode_request(request)
     found = {}
@@ -228,8 +228,7 @@ def test_header_of_an_activation_is_where_the_document_says(document: dict[str, 
         if isinstance(field["is"], int):
             assert found[field["field"]] == field["is"], field
     assert found["magic"] == tensors.MAGIC
-    assert found["request"] == bytes.fromhex(request.request)
-    expected = {"sequence": 7, "word_a": 250, "manifest": b"manifest", "layer": 2, "experts": 1, "hidden": 4, "rows": 3,
+    expected = {"parts": 1, "word_a": 250, "manifest": b"manifest", "layer": 2, "experts": 1, "hidden": 4, "rows": 3,
                 "indices": 2}  # fmt: skip
     assert {name: found[name] for name in expected} == expected
 

@@ -10,16 +10,17 @@ import pytest
 
 from sawyer.ids import RequestId
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.tensors import ActivationReply, ActivationRequest
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Part
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "protocol.md"
 ROWS = np.array([[1.0, -2.0, 0.5, 0.0], [0.25, 3.0, -0.5, 1.5]], np.float16)
 REQUEST = ActivationRequest(
-    request=RequestId("0f" * 16), sequence=7, manifest=bytes.fromhex("a1b2c3d4e5f60718"), layer=2, rows=ROWS,
+    parts=(Part(RequestId("0f" * 16), 7, 1), Part(RequestId("1e" * 16), 3, 1)),
+    manifest=bytes.fromhex("a1b2c3d4e5f60718"), layer=2, rows=ROWS,
     work=((1, np.array([0, 1], np.uint32)), (5, np.array([1], np.uint32))), deadline_ms=250,
 )  # fmt: skip
 REPLY = ActivationReply(
-    request=REQUEST.request, sequence=7, manifest=REQUEST.manifest, layer=2, blocks=((1, ROWS), (5, ROWS[1:])),
+    parts=REQUEST.parts, manifest=REQUEST.manifest, layer=2, blocks=((1, ROWS), (5, ROWS[1:])),
     compute_us=90, waited_us=10,
 )  # fmt: skip
 
@@ -53,7 +54,7 @@ def test_worked_example_is_what_the_codec_writes(page: str, title: str, raw: byt
     assert [int(at) for at, _ in lines] == [sum(map(len, pieces[:index])) for index in range(len(pieces))]
 
 
-@pytest.mark.parametrize("name", ["MAX_EXPERTS", "MAX_ROWS", "MAX_HIDDEN", "MAX_LAYERS"])
+@pytest.mark.parametrize("name", ["MAX_PARTS", "MAX_EXPERTS", "MAX_ROWS", "MAX_HIDDEN", "MAX_LAYERS"])
 def test_page_names_the_limits_of_the_codec(page: str, name: str) -> None:
     value = getattr(tensors, name)
     assert re.search(rf"(?:1 to|below) ({value}|{value:,}) ", page)

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from sawyer.errors import ExpertUnavailable, MalformedMessage, UnknownExpert
 from sawyer.ids import RequestId
 from sawyer.schemas import tensors
-from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Rows
+from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Part, Rows
 
 REQUEST = RequestId("0f" * 16)
 
 
 def request_of(rows: Rows, *work: tuple[int, list[int]], layer: int = 2) -> ActivationRequest:
     return ActivationRequest(
-        request=REQUEST, sequence=7, manifest=bytes(range(8)), layer=layer, rows=rows,
+        parts=(Part(REQUEST, 7, len(rows)),), manifest=bytes(range(8)), layer=layer, rows=rows,
         work=tuple((expert, np.array(indices, dtype=np.uint32)) for expert, indices in work), deadline_ms=250,
     )  # fmt: skip
 
 
 def reply_of(*blocks: tuple[int, Rows], layer: int = 2) -> ActivationReply:
     return ActivationReply(
-        request=REQUEST, sequence=7, manifest=bytes(range(8)), layer=layer, blocks=blocks, compute_us=90, waited_us=10
+        parts=(Part(REQUEST, 7, 2),), manifest=bytes(range(8)), layer=layer, blocks=blocks, compute_us=90, waited_us=10
     )
 
 
@@ -63,7 +63,7 @@ def test_reply_round_trips(any_reply: st.SearchStrategy[ActivationReply], data: 
 
 
 def test_decoded_rows_are_read_only_views_of_the_message() -> None:
-    raw = tensors.encode_request(request_of(np.ones((2, 3), np.float32), (1, [0]), (4, [1, 0])))
+    raw = tensors.encode_request(request_of(np.ones((2, 3), np.float32), (1, [0]), (4, [0, 1])))
     got = tensors.decode_request(raw)
     window = np.frombuffer(raw, np.uint8)
     assert np.shares_memory(got.rows, window)
@@ -80,15 +80,14 @@ def test_rows_that_are_not_contiguous_are_sent_in_row_order() -> None:
 
 def test_error_reply_keeps_its_type_and_facts() -> None:
     error = ExpertUnavailable("gone", experts=((1, 2), (3, 4)), hint="wait")
-    got = tensors.decode_answer(tensors.encode_error(error, REQUEST, 9))
+    got = tensors.decode_answer(tensors.encode_error(error))
     assert isinstance(got, ActivationError)
-    assert (got.request, got.sequence) == (REQUEST, 9)
     assert isinstance(got.error, ExpertUnavailable)
     assert (got.error.message, got.error.hint, got.error.experts) == ("gone", "wait", ((1, 2), (3, 4)))
 
 
 def test_error_reply_of_a_very_long_message_is_cut_to_what_a_reader_accepts() -> None:
-    got = tensors.decode_answer(tensors.encode_error(UnknownExpert("x" * 100_000), REQUEST, 0))
+    got = tensors.decode_answer(tensors.encode_error(UnknownExpert("x" * 100_000)))
     assert isinstance(got, ActivationError)
     assert (type(got.error), len(got.error.message)) == (UnknownExpert, 4096)
 
@@ -107,7 +106,7 @@ def test_error_reply_with_hostile_details_stays_a_typed_error(
     details: dict[str, str], experts: tuple[tuple[int, int], ...]
 ) -> None:
     error = ExpertUnavailable("gone", details=details)
-    got = tensors.decode_answer(tensors.encode_error(error, REQUEST, 9))
+    got = tensors.decode_answer(tensors.encode_error(error))
     assert isinstance(got, ActivationError)
     assert isinstance(got.error, ExpertUnavailable)
     assert (got.error.experts, got.error.details) == (experts, details)
@@ -159,7 +158,8 @@ def test_message_at_every_limit_is_encoded_and_read() -> None:
 @pytest.mark.parametrize("hidden", [1, 192, 4096, 6144])
 def test_split_limit_is_the_most_rows_that_fit_one_message(dtype: Dtype, hidden: int) -> None:
     most = tensors.split_limit_rows(hidden, dtype)
-    size = most * hidden * tensors.NUMPY[dtype].itemsize + 8 * tensors.MAX_EXPERTS + tensors.HEADER_BYTES
+    size = most * hidden * tensors.NUMPY[dtype].itemsize + 8 * tensors.MAX_EXPERTS
+    size += 40 * tensors.MAX_PARTS + tensors.HEADER_BYTES
     assert size <= tensors.MESSAGE_LIMIT_BYTES < size + hidden * tensors.NUMPY[dtype].itemsize
 
 
@@ -173,3 +173,22 @@ def test_block_leaf_is_three_little_endian_words_and_two_digests() -> None:
     digests = [hashlib.sha256(rows.tobytes()).digest() for rows in (inputs, output)]
     assert leaf == struct.pack("<III", 1, 2, 3) + b"".join(digests)
     assert leaf[:12].hex() == "010000000200000003000000"
+
+
+@given(st.data())
+def test_work_of_a_part_is_what_it_would_be_alone(
+    any_request: st.SearchStrategy[ActivationRequest], data: st.DataObject
+) -> None:
+    """Leaves and counts do not depend on who travels along."""
+    sent = data.draw(any_request)
+    blocks = [sent.rows[indices].copy() for _, indices in sent.work]
+    together = tensors.part_work(sent.layer, sent.parts, sent.work, blocks, blocks)
+    start = 0
+    for part, found in zip(sent.parts, together, strict=True):
+        own = range(start, start + part.rows)
+        kept = [(expert, [at for at in indices.tolist() if at in own]) for expert, indices in sent.work]
+        work = [(expert, np.array(rows, np.uint32)) for expert, rows in kept if rows]
+        alone = [sent.rows[rows] for _, rows in work]
+        assert found == tensors.part_work(sent.layer, [part], work, alone, alone)[0]
+        start += part.rows
+    assert sum(each.rows for each in together) == sum(len(indices) for _, indices in sent.work)

@@ -14,28 +14,31 @@ from hypothesis import strategies as st
 from sawyer.errors import MalformedMessage
 from sawyer.ids import RequestId
 from sawyer.schemas import tensors
-from sawyer.schemas.tensors import ActivationReply, ActivationRequest
+from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Part
 
 FIELDS = {
     "magic": (0, "4s"), "version": (4, "B"), "kind": (5, "B"), "dtype": (6, "B"), "flags": (7, "B"),
-    "sequence": (40, "I"), "word_a": (44, "I"), "word_b": (48, "I"), "layer": (60, "H"), "experts": (62, "H"),
-    "hidden": (64, "I"), "rows": (68, "I"), "indices": (72, "I"), "reserved": (76, "I"),
+    "word_a": (8, "I"), "word_b": (12, "I"), "layer": (24, "H"), "experts": (26, "H"), "hidden": (28, "I"),
+    "rows": (32, "I"), "indices": (36, "I"), "parts": (40, "I"),
 }  # fmt: skip
 """Where each field of the header stands: written out a second time, so that the layout cannot move unseen."""
 
+PARTS = (Part(RequestId("0f" * 16), 1, 2), Part(RequestId("1e" * 16), 3, 1))
+AT = 44 + 2 * 40
+"""Where the table of experts begins."""
 REQUEST = tensors.encode_request(
     ActivationRequest(
-        request=RequestId("0f" * 16), sequence=1, manifest=bytes(8), layer=0, rows=np.ones((3, 4), np.float16),
+        parts=PARTS, manifest=bytes(8), layer=0, rows=np.ones((3, 4), np.float16),
         work=((2, np.array([0, 2], np.uint32)), (5, np.array([1], np.uint32))), deadline_ms=100,
     )
 )  # fmt: skip
 REPLY = tensors.encode_reply(
     ActivationReply(
-        request=RequestId("0f" * 16), sequence=1, manifest=bytes(8), layer=0, compute_us=1, waited_us=1,
+        parts=PARTS, manifest=bytes(8), layer=0, compute_us=1, waited_us=1,
         blocks=((2, np.ones((2, 4), np.float16)), (5, np.ones((1, 4), np.float16))),
     )
 )  # fmt: skip
-ERROR = tensors.encode_error(MalformedMessage("no"), RequestId("0f" * 16), 1)
+ERROR = tensors.encode_error(MalformedMessage("no"))
 DECODERS: list[Callable[[bytes], object]] = [tensors.decode_request, tensors.decode_answer]
 
 
@@ -48,9 +51,25 @@ def changed(raw: bytes, **fields: int | bytes) -> bytes:
     return bytes(edited)
 
 
-def test_header_is_80_bytes_and_ends_with_the_reserved_word() -> None:
-    offset, code = FIELDS["reserved"]
-    assert tensors.HEADER_BYTES == 80 == offset + struct.calcsize("<" + code)
+def test_header_is_44_bytes_and_a_part_40() -> None:
+    offset, code = FIELDS["parts"]
+    assert tensors.HEADER_BYTES == 44 == offset + struct.calcsize("<" + code)
+    assert tensors.PART_BYTES == 40
+
+
+def _part(at: int, *, rows: int | None = None, request: bytes | None = None) -> bytes:
+    """REQUEST with one of its parts changed."""
+    edited, start = bytearray(REQUEST), 44 + 40 * at
+    if rows is not None:
+        struct.pack_into("<I", edited, start + 36, rows)
+    if request is not None:
+        edited[start : start + 16] = request
+    return bytes(edited)
+
+
+def _indices(*indices: int) -> bytes:
+    """REQUEST with other row indices."""
+    return REQUEST[: AT + 16] + struct.pack("<3I", *indices) + REQUEST[AT + 28 :]
 
 
 @pytest.mark.parametrize("decode", DECODERS)
@@ -67,8 +86,8 @@ def test_random_bytes_behind_a_good_start_raise_nothing_but_malformed_message(
 ) -> None:
     small = st.integers(0, 4)
     raw = changed(
-        bytes(80) + body, magic=tensors.MAGIC, version=1, kind=kind, dtype=dtype, experts=data.draw(small),
-        hidden=data.draw(small), rows=data.draw(small), indices=data.draw(small),
+        bytes(44) + body, magic=tensors.MAGIC, version=2, kind=kind, dtype=dtype, experts=data.draw(small),
+        hidden=data.draw(small), rows=data.draw(small), indices=data.draw(small), parts=data.draw(small),
     )  # fmt: skip
     _decodes_or_refuses(decode, raw)
 
@@ -115,13 +134,21 @@ def test_extended_message_is_refused(raw: bytes, decode: Callable[[bytes], objec
     ("raw", "why"),
     [
         (changed(REQUEST, magic=b"SWYS"), "wrong magic"),
-        (changed(REQUEST, version=2), "expected message version 1, got 2"),
+        (changed(REQUEST, version=1), "expected message version 2, got 1"),
         (changed(REQUEST, kind=0), "unknown kind 0"),
         (changed(REQUEST, kind=4), "unknown kind 4"),
         (changed(REQUEST, dtype=0), "dtype 0"),
         (changed(REQUEST, dtype=3), "dtype 3"),
         (changed(REQUEST, flags=2), "unknown flags 0x2"),
-        (changed(REQUEST, reserved=1), "reserved bits set"),
+        (changed(REQUEST, parts=0), "parts must be 1 to 256, got 0"),
+        (changed(REQUEST, parts=257), "parts must be 1 to 256, got 257"),
+        (changed(REQUEST, parts=2**32 - 1), "parts must be 1 to 256"),
+        (changed(REQUEST, parts=200), "do not hold a table of 200 parts"),
+        (_part(0, rows=1), "parts do not add up to the 3 rows"),
+        (_part(0, rows=2**32 - 1), "parts do not add up to the 3 rows"),
+        (_part(1, rows=0), "a part without rows"),
+        (_indices(0, 1, 0), "a part that no expert works for"),
+        (_part(1, request=bytes.fromhex("0f" * 16)), "a request has two parts"),
         (changed(REQUEST, layer=4096), "layer must be below 4096"),
         (changed(REQUEST, experts=0), "experts must be 1 to 1024, got 0"),
         (changed(REQUEST, experts=1025), "experts must be 1 to 1024, got 1025"),
@@ -132,13 +159,15 @@ def test_extended_message_is_refused(raw: bytes, decode: Callable[[bytes], objec
         (changed(REQUEST, indices=2**32 - 1), "needs row indices"),
         (changed(REQUEST, indices=4), "add up to 3, the header says 4"),
         (changed(REQUEST, experts=900), "do not hold a table of 900 experts"),
-        (REQUEST[:80] + struct.pack("<4I", 5, 2, 2, 1) + REQUEST[96:], "ascending and named once"),
-        (REQUEST[:80] + struct.pack("<4I", 2, 2, 2, 1) + REQUEST[96:], "ascending and named once"),
-        (REQUEST[:80] + struct.pack("<4I", 2, 3, 5, 0) + REQUEST[96:], "an expert without rows"),
-        (REQUEST[:96] + struct.pack("<3I", 0, 3, 1) + REQUEST[108:], "row index 3 of 3 rows"),
+        (REQUEST[:AT] + struct.pack("<4I", 5, 2, 2, 1) + REQUEST[AT + 16 :], "ascending and named once"),
+        (REQUEST[:AT] + struct.pack("<4I", 2, 2, 2, 1) + REQUEST[AT + 16 :], "ascending and named once"),
+        (REQUEST[:AT] + struct.pack("<4I", 2, 3, 5, 0) + REQUEST[AT + 16 :], "an expert without rows"),
+        (_indices(0, 3, 1), "row index 3 of 3 rows"),
+        (_indices(2, 0, 1), "row indices must be ascending and named once"),
+        (_indices(2, 2, 1), "row indices must be ascending and named once"),
         (REPLY, "expected an activation request, got kind REPLY"),
         (ERROR, "expected an activation request, got kind ERROR"),
-        (REQUEST[:79], "79 bytes are shorter than the 80-byte header"),
+        (REQUEST[:43], "43 bytes are shorter than the 44-byte header"),
     ],
 )
 def test_bad_request_is_refused_with_the_reason(raw: bytes, why: str) -> None:
@@ -152,10 +181,11 @@ def test_bad_request_is_refused_with_the_reason(raw: bytes, why: str) -> None:
         (REQUEST, "expected an activation reply, got kind REQUEST"),
         (changed(REPLY, indices=1), "carries no row indices, the header says 1"),
         (changed(REPLY, rows=4), "blocks add up to 3 rows, the header says 4"),
+        (changed(ERROR, parts=1), "an error reply with parts"),
         (ERROR[:-1], "without a readable error"),
-        (ERROR[:80], "without a readable error"),
-        (ERROR[:80] + b'{"code":"no such thing!","message":""}', "without a readable error"),
-        (ERROR[:80] + b"\xff", "without a readable error"),
+        (ERROR[:44], "without a readable error"),
+        (ERROR[:44] + b'{"code":"no such thing!","message":""}', "without a readable error"),
+        (ERROR[:44] + b"\xff", "without a readable error"),
     ],
 )
 def test_bad_answer_is_refused_with_the_reason(raw: bytes, why: str) -> None:
@@ -165,12 +195,12 @@ def test_bad_answer_is_refused_with_the_reason(raw: bytes, why: str) -> None:
 
 @pytest.mark.parametrize("decode", DECODERS)
 def test_sizes_are_checked_before_an_array_is_made(decode: Callable[[bytes], object]) -> None:
-    """80 bytes that claim 65,536 x 65,536 float32 (16 GiB) and every index: refused in little memory."""
+    """44 bytes that claim 65,536 x 65,536 float32 (16 GiB) and every index: refused in little memory."""
     raw = REQUEST if decode is tensors.decode_request else REPLY
     claim = changed(raw, dtype=2, hidden=65_536, rows=65_536, experts=1024, indices=65_536 * 1024)
     tracemalloc.start()
     try:
-        for length in (80, len(claim)):
+        for length in (44, len(claim)):
             with pytest.raises(MalformedMessage):
                 decode(claim[:length])
         peak_bytes = tracemalloc.get_traced_memory()[1]

@@ -1,0 +1,37 @@
+"""`sawyer bench wan` as a person runs it."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import processes_of
+
+
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch, tmp_path):
+    """Where the benchmark makes its home."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def test_bench_wan_tells_tokens_a_second_beside_the_bound(sawyer, temporary):
+    done = sawyer("bench", "wan", "--quick", "--rtt-ms", "10", "--streams", "1,3", "--json")
+    assert done.code == 0, done.err
+    result = done.json
+    assert result["bound_tokens_per_second"] == 50.0
+    assert result["measured_rtt_ms"] >= result["rtt_ms"] == 10.0
+    assert [(each["streams"], each["tokens"]) for each in result["streams"]] == [(1, 8), (3, 24)]
+    assert all(each["tokens_per_second"] > 0 for each in result["streams"])
+    assert result["streams"][0]["of_bound"] < 1
+    assert done.err == ""
+    assert processes_of(temporary) == []
+    assert list(temporary.glob("sawyer-bench-*")) == []
+
+
+@pytest.mark.parametrize("streams", ["0", "1,,2", "x", "65", "-1", ""])
+def test_number_of_streams_that_is_none_is_refused_before_anything_starts(sawyer, streams):
+    done = sawyer("bench", "wan", f"--streams={streams},1")
+    assert done.code == 2
+    assert "is not a number of streams" in done.err
