@@ -39,7 +39,7 @@ class Fault:
     lasts_s: float
 
 
-def schedule(seed: int, seconds: float, nodes: int, kinds: Sequence[Kind]) -> tuple[Fault, ...]:
+def schedule(seed: int, seconds: float, nodes: int, kinds: Sequence[Kind] = KINDS) -> tuple[Fault, ...]:
     """About as many faults of these kinds as fit into so many seconds, one at a time; each kind once before any kind
     comes twice, and at least once."""
     random = np.random.default_rng(seed)

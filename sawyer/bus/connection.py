@@ -264,6 +264,7 @@ class NatsBus:
 
     async def _note_disconnect(self) -> None:
         if self._established and not self._client.is_closed:
+            self._back_s = math.inf  # not only from when we are told that it is back: answers come before that
             log.warning("nats: the connection is lost; trying to reconnect")
         for callback in self._on_disconnect:
             callback()

@@ -58,7 +58,7 @@ class Bus(Protocol):
 
     @property
     def settling(self) -> bool:
-        """Whether the connection was lost and came back within SETTLE_S: others may not be back yet, and that nobody
+        """Whether the connection is lost, or came back within SETTLE_S: others may not be back yet, and that nobody
         listens means little."""
 
     async def flush(self) -> None:

@@ -53,13 +53,18 @@ class ShortClient(Client):
             writer = transport._io_writer
             if (reply and not _WORD.fullmatch(reply)) or writer is None or writer.transport.get_write_buffer_size():
                 return False
+            if writer.transport.is_closing():  # lost, and nats-py has not been told
+                return False
             counts = self.stats
         except AttributeError:  # another nats-py
             return False
         line = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
+        try:
+            transport.write(b"".join((line.encode(), data, _CRLF)))  # type: ignore[no-untyped-call]
+        except RuntimeError:  # uvloop's word for a socket that was closed a moment ago, closing or not
+            return False
         counts["out_msgs"] += 1
         counts["out_bytes"] += len(data)
-        transport.write(b"".join((line.encode(), data, _CRLF)))  # type: ignore[no-untyped-call]
         return True
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:

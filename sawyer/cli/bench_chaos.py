@@ -41,9 +41,6 @@ def bench_chaos(
                      show_default=f"{STREAMS}; quick: {QUICK_STREAMS}"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another order of faults, other victims.")] = 1,
-    kill_server: Annotated[
-        bool, typer.Option("--kill-server", help="Kill the NATS server, too, and start it again.")
-    ] = False,
     logs: Annotated[
         Path | None, typer.Option("--logs", metavar="FOLDER", help="Copy the logs of all parts there.")
     ] = None,
@@ -59,7 +56,6 @@ def bench_chaos(
         seed,
         QUICK_NODES if quick else NODES,
         QUICK_TOKENS if quick else TOKENS,
-        kill_server,
         logs,
         quick,
     )

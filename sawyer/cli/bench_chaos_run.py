@@ -15,7 +15,7 @@ from typing import Final
 import sawyer.bus.connection
 from sawyer.bench.chaos_book import judge
 from sawyer.bench.chaos_load import Asked, Known, Load
-from sawyer.bench.chaos_plan import KINDS, SLOW_FACTOR, Fault, Kind, schedule
+from sawyer.bench.chaos_plan import SLOW_FACTOR, Fault, schedule
 from sawyer.bench.chaos_result import ChaosResult, Window
 from sawyer.bench.machine import this_machine
 from sawyer.bench.tokens import Local
@@ -48,14 +48,8 @@ class ChaosPlan:
     seed: int
     nodes: int
     tokens: int
-    kill_server: bool
     logs: Path | None
     quick: bool
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """Of the faults; the NATS server is killed only if that was asked for."""
-        return tuple(kind for kind in KINDS if self.kill_server or kind != "kill_nats")
 
 
 def run_chaos(plan: ChaosPlan, nats_server: str, loop: str, notice: Notice) -> ChaosResult:
@@ -141,7 +135,7 @@ class _Chaos:
             await asyncio.gather(faults, return_exceptions=True)
 
     async def _inflict_all(self, network: OwnNetwork, names: Sequence[str], until_s: float) -> None:
-        faults = schedule(self._plan.seed, self._plan.seconds, self._plan.nodes, self._plan.kinds)
+        faults = schedule(self._plan.seed, self._plan.seconds, self._plan.nodes)
         for number, fault in enumerate(faults, start=1):
             await asyncio.sleep(fault.rest_s)
             name = "" if fault.node is None else names[fault.node]

@@ -251,7 +251,9 @@ class _LayerRun:
         sent = self._sent[arrival.tag]
         if arrival.loss is Loss.DISCONNECTED:
             self._smooth = False
-            return  # our own connection, not the node's fault: its units are sent again
+            for unit in sent.units:  # our own connection: no node was to blame lately, and all may be asked again
+                unit.lost.clear()
+            return
         if arrival.loss is Loss.NO_RESPONDERS and self._gatherer.settling:
             self._smooth = False  # the server was away, and its node may be coming back
             self._again_s = self._loop.time() + LOOK_AGAIN_S
@@ -318,7 +320,10 @@ class _LayerRun:
         for tag, at in list(self._deadlines.items()):
             if tag in self._call.outstanding and now_s >= at:
                 del self._deadlines[tag]
-                self._lose(self._sent[tag], "deadline", gone=False)
+                if self._gatherer.settling:  # it may have been lost on the way, and its node be as good as before
+                    self._smooth = False
+                else:
+                    self._lose(self._sent[tag], "deadline", gone=False)
 
     async def _hedge(self, now_s: float) -> None:
         """Units of a message that takes unusually long are asked of another healthy replica, too, once. No failure: the

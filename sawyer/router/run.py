@@ -142,6 +142,7 @@ class Run:
         if self._booked:
             return
         self._tally.failed += 1
+        log.warning("request %s failed: %s", self._stream.request, error)
         try:
             await self._biller.void(self._request.order.body, self._scope, error.code)
         except AlreadyCompleted as completed:

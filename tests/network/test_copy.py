@@ -157,7 +157,7 @@ class Ground:
 @pytest.fixture(autouse=True)
 def _ask_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed process was asked is asked again: it is recorded once."""
-    monkeypatch.setattr(calls, "RECORD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(calls, "RECORD_FIRST_S", 0.5)
     monkeypatch.setattr(journals, "API_TIMEOUT_S", 1.0)
 
 

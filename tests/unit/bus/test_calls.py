@@ -59,6 +59,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """One attempt waits a moment only."""
+    monkeypatch.setattr(calls, "RECORD_FIRST_S", SHORT_S)
     monkeypatch.setattr(calls, "RECORD_TIMEOUT_S", SHORT_S)
 
 

@@ -93,6 +93,23 @@ async def test_closed_connection_is_left_to_nats_py(bus: NatsBus) -> None:
     assert not bus._client.send_now("a", b"", "")
 
 
+async def test_connection_that_was_lost_and_nobody_noticed_yet_is_left_to_nats_py(bus: NatsBus) -> None:
+    bus._client._transport._io_writer.transport.abort()
+    assert bus._client.is_connected
+    assert not bus._client.send_now("a", b"", "")
+    await bus.publish("a", b"")
+
+
+async def test_write_that_uvloop_refuses_is_left_to_nats_py(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: bytes) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bus._client._transport, "write", closed)
+        assert not bus._client.send_now("a", b"", "")
+    assert bus._client.stats["out_msgs"] == 0
+
+
 async def test_nats_py_without_the_names_goes_its_own_way(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(bus._client, "_pending")
     assert not bus._client.send_now("a", b"", "")

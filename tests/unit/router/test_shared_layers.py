@@ -222,3 +222,22 @@ async def _settled(tools: Any) -> None:
     await world.layer(rows_of(1), work_of({0: [0]}))
     assert (node.state.gone, world.rows_of()) == (True, {"node-b": 1})
     await tools.end_world(world)
+
+
+def test_message_that_was_lost_while_the_server_was_away_is_sent_again_to_the_same_node(tools: Any) -> None:
+    run_virtually(tools, _lost_on_the_way(tools))
+
+
+async def _lost_on_the_way(tools: Any) -> None:
+    world, answered = await tools.make_world(), []
+
+    def only_the_second(request: ActivationRequest) -> bytes | None:
+        answered.append(request)
+        return bytes(tools.honest(request)) if len(answered) > 1 else None
+
+    node = await world.add("node-a", only_the_second, first=(0,))
+    world.router.settling = True
+    blocks, _ = await world.layer(rows_of(1), work_of({0: [0]}))
+    np.testing.assert_array_equal(blocks[0], tools.formula(0, rows_of(1)))
+    assert (len(answered), node.state.failures, world.scope.takeovers) == (2, 0, {})
+    await tools.end_world(world)
