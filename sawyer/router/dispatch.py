@@ -289,7 +289,11 @@ class _LayerRun:
             if unit.slow is not None and unit.slow not in unit.lost:
                 self._note_takeover(unit, unit.slow, sent.node, "hedged")
         round_trip_us = (at_s - sent.sent_s) * 1e6
-        self._placement.nodes[sent.node].answered(round_trip_us, at_s)
+        state = self._placement.nodes[sent.node]
+        if self._gatherer.settling:  # most of it was the server's being away: hedges would come late for long
+            state.lives()
+        else:
+            state.answered(round_trip_us, at_s)
         message = sent.message
         inputs = [message.rows[indices] for _, indices in message.work]
         blocks = [block for _, block in answer.blocks]

@@ -64,6 +64,10 @@ class NodeState:
         self.latency_us = known_us + EWMA_WEIGHT * (min(round_trip_us, OUTLIER_FACTOR * known_us) - known_us)
         self.measured_s = now_s
         self._window.append(round_trip_us)
+        self.lives()
+
+    def lives(self) -> None:
+        """A good answer whose time says nothing of the node: trusted again."""
         self.failures = 0
         self.avoid_until_s = 0.0
 

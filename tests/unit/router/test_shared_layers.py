@@ -240,4 +240,5 @@ async def _lost_on_the_way(tools: Any) -> None:
     blocks, _ = await world.layer(rows_of(1), work_of({0: [0]}))
     np.testing.assert_array_equal(blocks[0], tools.formula(0, rows_of(1)))
     assert (len(answered), node.state.failures, world.scope.takeovers) == (2, 0, {})
+    assert node.state.deadline_s(1) == placement.DEADLINE_UNMEASURED_S, "what that took says nothing of the node"
     await tools.end_world(world)
