@@ -23,7 +23,7 @@ def test_bench_chaos_loses_and_changes_nothing_and_the_book_is_right(sawyer, tem
     result = done.json
     assert (result["failed"], result["changed"], result["wrong"]) == (0, 0, [])
     assert done.code == 0, done.err
-    assert result["faults"] == {"kill_node": 1, "freeze_node": 1, "slow_node": 1, "kill_bookkeeper": 1}
+    assert result["faults"] == {"kill_node": 1, "freeze_node": 1, "slow_node": 1, "kill_bookkeeper": 1, "kill_nats": 1}
     assert result["replay"]["ok"]
     assert result["replay"]["wrong_debits"] == 0
     assert result["replay"]["debits"] == result["requests"] > 0
