@@ -57,12 +57,14 @@ class ErrorBody(Strict):
 
 
 class InferRequest(Strict):
-    """Client -> router. `salt` opens the commitment in the signed order. `trace` asks for one event a layer."""
+    """Client -> router. `salt` opens the commitment in the signed order. `trace` asks for one event a layer; without
+    `speculate` nothing is computed ahead."""
 
     order: Signed[InferenceRequested]
     params: GenerateParams
     salt: Sha256
     trace: bool = False
+    speculate: bool = True
 
 
 class NodeUse(Strict):
@@ -86,7 +88,7 @@ class Takeover(Strict):
 
 class Usage(Strict):
     """The bill. `entry` is the seq of the entry in the book; `prefill_us` is the time to the first token, `decode_us`
-    from there to the end."""
+    from there to the end. If `speculative`, tokens may be guessed and computed ahead: only accepted ones are billed."""
 
     input_tokens: Count
     output_tokens: Count
@@ -96,6 +98,9 @@ class Usage(Strict):
     takeovers: tuple[Takeover, ...]
     prefill_us: Count
     decode_us: Count
+    speculative: bool = False
+    drafted_tokens: Count = 0
+    accepted_tokens: Count = 0
 
 
 class LayerCall(Strict):

@@ -2,9 +2,10 @@
 
 Layout, little-endian, no padding: a fixed header, a table of parts, a table of (expert, row count), row indices
 (requests only, 32 bits each, grouped by expert in table order), then rows of `hidden` values. A message may carry rows
-of many requests: each has a part, and the rows of a part stand together. A request carries each row once and names the
-rows each expert works on, ascending; a reply carries one block an expert, in table order, and the parts as asked. An
-error reply carries ErrorBody JSON. Everything is checked against the message length before an array is made.
+of many requests: each has a part, or several where it may be that not all of its rows are used, and the rows of a part
+stand together. A request carries each row once and names the rows each expert works on, ascending; a reply carries one
+block an expert, in table order, and the parts as asked. An error reply carries ErrorBody JSON. Everything is checked
+against the message length before an array is made.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ NUMPY: Final[dict[Dtype, np.dtype[np.floating[Any]]]] = {Dtype.F16: np.dtype("<f
 
 
 class Part(NamedTuple):
-    """The rows of one request in a message: as many, after those of the parts before. `sequence`: the how manieth
-    message of this request to this node; a receipt names answers by it."""
+    """Rows of one request in a message: as many, after those of the parts before. `sequence`: the how manieth part of
+    this request this node is sent; a receipt names answers by it. What may be used alone is a part of its own."""
 
     request: RequestId
     sequence: int
@@ -378,8 +379,8 @@ def _read_parts(raw: bytes, header: Header) -> tuple[tuple[Part, ...], int]:
     )
     if any(part.rows == 0 for part in parts):
         raise MalformedMessage("a part without rows")
-    if len(parts) > 1 and len({part.request for part in parts}) < len(parts):
-        raise MalformedMessage("a request has two parts of one message")
+    if len(parts) > 1 and len({(part.request, part.sequence) for part in parts}) < len(parts):
+        raise MalformedMessage("two parts of one request have one sequence number")
     return parts, offset
 
 

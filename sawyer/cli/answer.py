@@ -106,7 +106,8 @@ def tokens_per_second(usage: Usage) -> float:
 
 def bill_line(usage: Usage, left: int) -> str:
     """What an answer took and cost, in one line."""
+    ahead = f" ({usage.accepted_tokens} guessed ahead)" if usage.accepted_tokens else ""
     return (
         f"{usage.input_tokens} in + {usage.output_tokens} out: {usage.billed_tokens:,} tokens billed, "
-        f"{tokens_per_second(usage):.1f} tokens/s, entry {usage.entry}, {left:,} left"
+        f"{tokens_per_second(usage):.1f} tokens/s{ahead}, entry {usage.entry}, {left:,} left"
     )

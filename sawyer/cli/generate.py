@@ -63,6 +63,12 @@ def generate(
         int | None,
         typer.Option("--logprobs", min=0, max=20, metavar="N", help="With --json: each token's, and the N likeliest."),
     ] = None,
+    speculate: Annotated[
+        bool,
+        typer.Option(
+            "--speculate/--no-speculate", help="Let the router compute likely tokens ahead; the text is the same."
+        ),
+    ] = True,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     account: AccountOption = "",
@@ -92,7 +98,7 @@ def generate(
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=account, model=model)
     text = _stdin() if prompt == STDIN else prompt
     asked = Dialogue(system=system).prompt(text) if chat else text
-    options = sampling.options(model_defaults=chat or model_defaults)
+    options = sampling.options(model_defaults=chat or model_defaults) | {"speculate": speculate}
     if not asyncio.run(_generate(settings, asked, options, as_json=as_json, verbose=verbose)):
         raise typer.Exit(EXIT_INTERRUPTED)
 

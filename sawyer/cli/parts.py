@@ -93,6 +93,13 @@ def route(
             help="Memory that the contexts of all running requests may take: 2GB, or 25% of this machine's.",
         ),
     ] = "",
+    speculate: Annotated[
+        bool,
+        typer.Option(
+            "--speculate/--no-speculate",
+            help="Compute tokens that are likely to come next with those that do, while few requests run.",
+        ),
+    ] = True,
     wire: Annotated[str, typer.Option("--wire", help="Rows on the wire: f16 or f32.")] = "f16",
     home: HomeOption = None,
     nats: NatsOption = "",
@@ -128,6 +135,7 @@ def route(
                 engine,
                 SystemClock(),
                 context_bytes=context_bytes,
+                speculate=speculate,
                 wide=wire == "f32",
                 version=sawyer.__version__,
             )

@@ -178,6 +178,7 @@ class AsyncClient:
         token_ceiling: int | None = None,
         request_id: RequestId | None = None,
         trace: bool = False,
+        speculate: bool = True,
     ) -> TextStream:
         """A stream to use as `async with client.stream(...) as stream: async for piece in stream: ...`.
 
@@ -188,7 +189,8 @@ class AsyncClient:
         text ends before the first of these strings; the tokens that spell it are billed. logprobs: tell each token's,
         and those of so many of the likeliest tokens beside it. token_ceiling is the most this request may cost, in
         budget tokens; by default what the whole prompt and max_tokens can cost at most. Sending a
-        request_id again never bills twice. Raises UsageError for options that make no sense.
+        request_id again never bills twice. speculate: the router may compute ahead what is likely to come next; that
+        changes no token, and no bill. Raises UsageError for options that make no sense.
         """
         params = params_of(
             prompt,
@@ -203,12 +205,11 @@ class AsyncClient:
             },
             options={"max_tokens": max_tokens, "seed": seed, "logprobs": logprobs},
         )
-        order = self._order(params, model, token_ceiling, request_id or new_request_id(), trace)
+        order = self._order(params, model, token_ceiling, request_id or new_request_id())
+        order = order.model_copy(update={"trace": trace, "speculate": speculate})
         return TextStream(self._connected(), ModelId(model), order, self._timeout_s)
 
-    def _order(
-        self, params: GenerateParams, model: str, token_ceiling: int | None, request: RequestId, trace: bool
-    ) -> InferRequest:
+    def _order(self, params: GenerateParams, model: str, token_ceiling: int | None, request: RequestId) -> InferRequest:
         network = self._connected_network()
         if network.pricing is None:
             raise RefusedError("the network has published no prices", hint="Ask its operator.")
@@ -237,7 +238,7 @@ class AsyncClient:
             expires_ms=now_ms + ORDER_VALID_MS,
         )
         signed = sign(body, REQUEST_KIND, self._account, self._key)
-        return InferRequest(order=signed, params=params, salt=salt, trace=trace)
+        return InferRequest(order=signed, params=params, salt=salt)
 
     def _patience_s(self, timeout_s: float | None) -> float:
         return min(self._timeout_s, ASK_TIMEOUT_S) if timeout_s is None else timeout_s

@@ -54,6 +54,11 @@ class Answer:
         self._text = tokenizer.stream()
         self._hold = StopHold(params.stop)
 
+    @property
+    def left(self) -> int:
+        """So many tokens may still be billed."""
+        return self._left
+
     def take(
         self, token: int, logprob: Logprob | None = None, ending: Literal["length", "cancelled"] | None = None
     ) -> Sampled:

@@ -6,6 +6,7 @@ and those that multiply a lone row otherwise are given two. So a sequence may de
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,24 +63,22 @@ class TrunkLayer:
         return self._finished(x, layer.attend(self._attention, rows))
 
     def attend_many(self, x: NDArray[np.float32], caches: Sequence[KvCache]) -> Attended:
-        """Row b of `x` [B, H] is the new one of the sequence of `caches[b]`. Raises UsageError unless each row has a
-        cache of its own."""
-        if not len(x) == len(caches) == len(set(map(id, caches))):
-            raise UsageError(f"{len(x)} rows for {len(caches)} caches; each row needs a cache of its own")
+        """Row b of `x` [B, H] is a new one of the sequence of `caches[b]`; a sequence with several gets them in their
+        order, and all have the bits that they have one by one. Raises UsageError unless each row has a cache."""
+        if len(x) != len(caches):
+            raise UsageError(f"{len(x)} rows for {len(caches)} caches; each row needs one")
+        new: Counter[KvCache] = Counter()
+        places = []
         for cache in caches:
-            cache.check_room(self._number, 1)
-        layers = [cache.layers[self._number] for cache in caches]
-        rows = self._rows(x, [layer.length for layer in layers])
-        parts = [layer.attend(self._attention, rows[b : b + 1]) for b, layer in enumerate(layers)]
-        return self._finished(x, np.concatenate(parts))
-
-    def verify(self, x: NDArray[np.float32], cache: KvCache) -> Attended:
-        """As `attend`, with the bits that rows have one by one."""
-        cache.check_room(self._number, len(x))
-        layer = cache.layers[self._number]
-        rows = self._rows(x, range(layer.length, layer.length + len(x)))
-        # a copy of each: the next call writes over it
-        parts = [layer.attend(self._attention, rows[n : n + 1]).copy() for n in range(len(x))]
+            places.append(cache.layers[self._number].length + new[cache])
+            new[cache] += 1
+        for cache, count in new.items():
+            cache.check_room(self._number, count)
+        rows = self._rows(x, places)
+        parts = []
+        for b, cache in enumerate(caches):
+            part = cache.layers[self._number].attend(self._attention, rows[b : b + 1])
+            parts.append(part if new[cache] == 1 else part.copy())  # its next row is written over it
         return self._finished(x, np.concatenate(parts))
 
     def _rows(self, x: NDArray[np.float32], places: Sequence[int]) -> NDArray[np.float32]:

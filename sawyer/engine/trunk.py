@@ -94,15 +94,10 @@ class Trunk:
         return self._layers[layer].attend(x, cache)
 
     def attend_many(self, layer: int, x: NDArray[np.float32], caches: Sequence[KvCache]) -> Attended:
-        """One decoding step of B sequences: row b of `x` [B, H] is the new row of the sequence of `caches[b]`. Each row
-        is bit for bit what `attend` gives for it alone. Raises PromptTooLong if a cache is full, and then leaves all as
-        they were."""
+        """Decoding steps of many sequences: row b of `x` [B, H] is a new row of the sequence of `caches[b]`, which may
+        have several, in their order. Each row is bit for bit what `attend` gives for it alone. Raises PromptTooLong if
+        a cache is full, and then leaves all as they were."""
         return self._layers[layer].attend_many(x, caches)
-
-    def verify(self, layer: int, x: NDArray[np.float32], cache: KvCache) -> Attended:
-        """k new rows `x` [k, H] of one sequence, bit for bit what k calls of `attend` give. Raises PromptTooLong if
-        they do not fit."""
-        return self._layers[layer].verify(x, cache)
 
     def has_shared(self, layer: int) -> bool:
         """Whether every token of this layer passes a shared expert."""

@@ -40,13 +40,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What was generated. `fed_tokens` went through the model: prompt and output without the last sampled token."""
+    """What was generated. `fed_tokens` went through the model: prompt and output without the last sampled token; not
+    `drafted_tokens` that were not `accepted_tokens`."""
 
     finish: FinishReason
     output_tokens: int
     fed_tokens: int
     prefill_us: int
     decode_us: int
+    speculative: bool = False
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Biller:
@@ -170,4 +174,7 @@ class Biller:
             takeovers=tuple(scope.takeovers.values()),
             prefill_us=work.prefill_us,
             decode_us=work.decode_us,
+            speculative=work.speculative,
+            drafted_tokens=work.drafted_tokens,
+            accepted_tokens=work.accepted_tokens,
         )

@@ -12,15 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from time import perf_counter
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.router.forward import Forward, Place
+from sawyer.router.speculating import FEW, Pace
 
 MOST_ROWS: Final = 64
-"""Of one pass."""
+"""Of one pass, not counting guesses."""
 PASSES: Final = 1
 """So many passes run at once. A second one could attend while the first waits for nodes, and doubles the messages: on
 two cores it cost a third more CPU a token."""
@@ -33,11 +35,22 @@ PROMPTS: Final = 2
 Logits = NDArray[np.float32]
 
 
+class Row(NamedTuple):
+    """`logits` [V] after one more token; `guess` is the next token of those that the rows behind this one were computed
+    for, None behind the last. A row that follows a right guess is of use, and its place is to be taken."""
+
+    place: Place
+    logits: Logits
+    guess: int | None = None
+
+
 @dataclass(eq=False, slots=True)
 class _Step:
-    place: Place
-    token: int
-    done: asyncio.Future[Logits]
+    """Rows of one sequence: its next token's, and those of guesses what may come then."""
+
+    places: Sequence[Place]
+    tokens: Sequence[int]
+    done: asyncio.Future[list[Row]]
 
 
 class Decoding:
@@ -56,6 +69,7 @@ class Decoding:
         """Those that are not stalled."""
         self._window: asyncio.TimerHandle | None = None
         self._prompts = asyncio.Semaphore(PROMPTS)
+        self.pace = Pace()
 
     @contextmanager
     def member(self, place: Place) -> Iterator[None]:
@@ -73,9 +87,16 @@ class Decoding:
         async with self._prompts:
             return await self._forward.prompt(place, ids)
 
-    async def step(self, place: Place, token: int) -> Logits:
-        """Logits [V] after one more token of a member. Raises ExpertUnavailable."""
-        step = _Step(place, token, asyncio.get_running_loop().create_future())
+    @property
+    def has_room(self) -> bool:
+        """Whether so few sequences write that passes have room for guesses."""
+        return len(self._members) <= FEW
+
+    async def step(self, place: Place, token: int, drafts: Sequence[int] = ()) -> list[Row]:
+        """A row after one more token of a member, and one after each of the drafts that may follow it, but for those
+        that some expert was not there for. Raises ExpertUnavailable where the first is among these."""
+        places = [place, *(place.trial(ahead) for ahead in range(1, len(drafts) + 1))]
+        step = _Step(places, (token, *drafts), asyncio.get_running_loop().create_future())
         self._due.discard(place)
         self._waiting.append(step)
         self._start()
@@ -127,22 +148,38 @@ class Decoding:
         self._discount(running)
 
     async def _run(self, steps: Sequence[_Step]) -> None:
+        places = [place for step in steps for place in step.places]
+        started_s = perf_counter()
         try:
             told: Sequence[Logits | BaseException] = await self._forward.tokens(
-                [step.place for step in steps], [step.token for step in steps]
+                places, [token for step in steps for token in step.tokens]
             )
         except asyncio.CancelledError:
             for step in steps:
                 step.done.cancel()
             raise
         except Exception as error:  # noqa: BLE001  (told to whoever waits)
-            told = [error] * len(steps)
-        for step, each in zip(steps, told, strict=True):
-            if step.done.done():  # nobody waits any more
-                continue
-            if isinstance(each, BaseException):
-                step.done.set_exception(each)
-            else:
-                if step.place in self._members:
-                    self._due.add(step.place)
-                step.done.set_result(each)
+            told = [error] * len(places)
+        else:
+            self.pace.took(len(places), perf_counter() - started_s)
+        rows = iter(told)
+        for step in steps:
+            self._tell(step, [next(rows) for _ in step.places])
+
+    def _tell(self, step: _Step, told: Sequence[Logits | BaseException]) -> None:
+        """The rows up to the first that failed; if that is the first of all, why."""
+        if step.done.done():  # nobody waits any more
+            return
+        if isinstance(told[0], BaseException):
+            step.done.set_exception(told[0])
+            return
+        if step.places[0] in self._members:
+            self._due.add(step.places[0])
+        rows: list[Row] = []
+        for place, logits, token in zip(step.places, told, step.tokens, strict=True):
+            if isinstance(logits, BaseException):
+                break
+            if rows:
+                rows[-1] = rows[-1]._replace(guess=token)
+            rows.append(Row(place, logits))
+        step.done.set_result(rows)

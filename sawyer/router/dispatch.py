@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -58,9 +58,14 @@ class RequestScope:
     step: int = 0
     traced: bool = False
 
+    def trial(self, ahead: int) -> RequestScope:
+        """For rows so many steps ahead, which may turn out to be of no use: with a meter of its own."""
+        return replace(self, meter=self.meter.trial(), step=self.step + ahead)
+
 
 class Share(NamedTuple):
-    """Whose rows these are: as many of a layer's rows as this says, after those of the shares before it."""
+    """Whose rows these are: as many of a layer's rows as this says, after those of the shares before it. They are used
+    together, or none of them; a request may have several shares."""
 
     scope: RequestScope
     rows: int
@@ -239,7 +244,7 @@ class _LayerRun:
             counted = Counter(np.searchsorted(self._ends, needed, side="right").tolist())
         parts = []
         for owner, rows in counted.items():
-            scope = self._shares[owner].scope
+            scope = self._scope(owner)
             scope.sequences[node] += 1
             scope.asked.add(node)
             parts.append(Part(scope.request, scope.sequences[node], rows))
@@ -271,8 +276,8 @@ class _LayerRun:
             self._lose(sent, "malformed", gone=False)
             return
         took_us = int((arrival.at_s - sent.sent_s) * 1e6)
-        for owner in sent.owners:
-            self._shares[owner].scope.meter.timed(sent.node, took_us)
+        for meter in {scope.request: scope.meter for scope in map(self._scope, sent.owners)}.values():
+            meter.timed(sent.node, took_us)
         if not any(unit.done and not unit.given_up for unit in sent.units):
             self._use(sent, answer, arrival.at_s)
             return
@@ -299,7 +304,7 @@ class _LayerRun:
         blocks = [block for _, block in answer.blocks]
         done = part_work(self._layer, message.parts, message.work, inputs, blocks)
         for owner, part, own in zip(sent.owners, message.parts, done, strict=True):
-            scope = self._shares[owner].scope
+            scope = self._scope(owner)
             scope.meter.used(sent.node, part.sequence, tuple(map(leaf_hash, own.leaves)), own.rows)
             if scope.traced:
                 self.calls[owner].append(
@@ -376,10 +381,13 @@ class _LayerRun:
         if lost == by:
             return
         for owner in self._owners(unit):
-            scope = self._shares[owner].scope
+            scope = self._scope(owner)
             scope.takeovers.setdefault(
                 (lost, by), Takeover(lost=lost, by=by, reason=_slug(reason), step=scope.step, layer=self._layer)
             )
+
+    def _scope(self, owner: int) -> RequestScope:
+        return self._shares[owner].scope
 
     def _owners(self, unit: _Unit) -> set[int]:
         """The shares that have rows in this unit."""

@@ -34,9 +34,18 @@ class Place:
     cache: KvCache
     calls: list[tuple[int, tuple[LayerCall, ...]]] = field(default_factory=list)
 
+    def trial(self, ahead: int) -> Place:
+        """For a row so many steps ahead of the next one, which may turn out to be of no use."""
+        return Place(self.scope.trial(ahead), self.cache)
+
+    def take(self, trial: Place) -> None:
+        """Its row is of use, after all."""
+        self.scope.meter.add(trial.scope.meter)
+        self.calls += trial.calls
+
 
 class Forward:
-    """Runs passes over one trunk and one dispatcher. Passes may run side by side, but one place in one of them only."""
+    """Runs passes over one trunk and one dispatcher. Passes may run side by side, but one cache in one of them only."""
 
     def __init__(self, trunk: Trunk, compute: Offload, dispatcher: Dispatcher) -> None:
         self.trunk = trunk
@@ -61,7 +70,8 @@ class Forward:
 
     async def tokens(self, places: Sequence[Place], ids: Sequence[int]) -> list[NDArray[np.float32] | SawyerError]:
         """For each place the logits [V] after one more token, or why there are none: what one request meets stops no
-        other. Each row is bit for bit what it would be alone."""
+        other. Each row is bit for bit what it would be alone. Places with one cache come one after the other; where one
+        fails, so do those behind it, and the layers of the cache have rows that others have not."""
         told: list[NDArray[np.float32] | SawyerError | None] = [None] * len(places)
         on, rows = list(range(len(places))), self.trunk.embed(ids)
         for layer in range(self.trunk.layout.layers):
@@ -73,6 +83,7 @@ class Forward:
             shares = [Share(place.scope, 1) for place in there]
             rows, failed = await self._experts(layer, attended, shares, there, kind)
             if failed:
+                failed = _with_those_behind(there, failed)
                 for at, error in failed.items():
                     told[on[at]] = error
                 kept = [at for at in range(len(on)) if at not in failed]
@@ -114,6 +125,17 @@ class Forward:
             return attended.residual + await shared, await answers
         finally:
             answers.cancel()  # nobody asks on for a layer that failed here
+
+
+def _with_those_behind(places: Sequence[Place], failed: dict[int, SawyerError]) -> dict[int, SawyerError]:
+    """Also the places whose rows come after a failed one of the same sequence."""
+    behind: dict[int, SawyerError] = {}
+    for at, place in enumerate(places):
+        before = behind.get(at - 1) if at and places[at - 1].cache is place.cache else None
+        error = before or failed.get(at)
+        if error is not None:
+            behind[at] = error
+    return behind
 
 
 def _kind(places: Sequence[Place]) -> str:

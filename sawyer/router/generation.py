@@ -16,9 +16,10 @@ from sawyer.engine.sampling import Sampler
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import Trunk
 from sawyer.model.artifacts import Artifacts
-from sawyer.router.decoding import Decoding
+from sawyer.router.decoding import Decoding, Row
 from sawyer.router.dispatch import RequestScope
 from sawyer.router.forward import Place
+from sawyer.router.speculating import Guesses
 from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import LayerCall
 from sawyer.schemas.models import GenerationDefaults, ModelLayout
@@ -68,15 +69,21 @@ class Engine:
 
 
 class Generation:
-    """One request on its way. Iterate over `tokens()` once."""
+    """One request on its way. Iterate over `tokens()` once. `speculate`: what may come next is guessed and computed
+    with what does; that changes no token, and no bill."""
 
-    def __init__(self, engine: Engine, decoding: Decoding, scope: RequestScope, params: GenerateParams) -> None:
+    def __init__(
+        self, engine: Engine, decoding: Decoding, scope: RequestScope, params: GenerateParams, *, speculate: bool = True
+    ) -> None:
         self._engine = engine
         self._decoding = decoding
         self._scope = scope
         self._params = params.settled(engine.generation)
+        self.speculate = speculate
         self.cancelled = False
         self.expired = False
+        self.drafted = self.accepted = 0
+        """Tokens guessed, and those of them that were right."""
 
     async def tokens(self, prompt: Sequence[int]) -> AsyncIterator[TokenStep]:
         """Samples until an end token, a stop string, max_tokens, `cancelled` or `expired` (the hold is about to end:
@@ -85,18 +92,29 @@ class Generation:
         sampler = Sampler(self._params, prompt)
         answer = Answer(self._params, self._engine.tokenizer, self._engine.layout.eos)
         place = Place(self._scope, self._engine.trunk.new_cache(len(prompt) + self._params.max_tokens))
-        logits = await self._decoding.prompt(place, prompt)
-        kind = _token_kind(self._params)
+        guesses = Guesses(prompt, self._params.max_tokens, self._decoding.pace, len(self._engine.layout.moe_layers))
+        rows = [Row(place, await self._decoding.prompt(place, prompt))]
+        kind, fed = _token_kind(self._params), len(prompt)
         with self._decoding.member(place):
             while True:
-                token, logprob = await self._engine.compute.run(kind, sampler.sample, logits)
-                sampled = answer.take(token, logprob, self._ending())
-                calls, place.calls = tuple(place.calls), []
-                yield TokenStep(self._scope.step, sampled, calls)
-                if sampled.finish is not None:
-                    return
-                self._scope.step += 1
-                logits = await self._decoding.step(place, token)
+                for row in rows:
+                    if row.place is not place:
+                        place.take(row.place)
+                        fed += 1
+                    token, logprob = await self._engine.compute.run(kind, sampler.sample, row.logits)
+                    sampled = answer.take(token, logprob, self._ending())
+                    calls, place.calls = tuple(place.calls), []
+                    yield TokenStep(self._scope.step, sampled, calls)
+                    if sampled.finish is not None:
+                        return
+                    self._scope.step += 1
+                    if not guesses.said(token, row.guess):
+                        break
+                place.cache.truncate(fed)
+                drafts = guesses.drafts(answer.left - 1) if self.speculate and self._decoding.has_room else ()
+                self.drafted, self.accepted = guesses.drafted, guesses.accepted
+                rows = await self._decoding.step(place, token, drafts)
+                fed += 1
 
     def _ending(self) -> Literal["length", "cancelled"] | None:
         if self.cancelled:

@@ -73,6 +73,17 @@ class Meter:
         """An answer came so long after its call was sent, whether it was used or another had come first."""
         self.times.setdefault(node, CallTimes()).add(took_us)
 
+    def trial(self) -> Meter:
+        """A meter for rows that may turn out to be of no use. The times of calls are the same for both."""
+        return Meter(self.request, self.model, times=self.times)
+
+    def add(self, trial: Meter) -> None:
+        """Its rows are of use."""
+        for node, theirs in trial.nodes.items():
+            ours = self.nodes.setdefault(node, NodeMeter())
+            ours.rows += theirs.rows
+            ours.answers |= theirs.answers
+
     def latencies(self, nodes: Iterable[NodeId]) -> tuple[NodeLatency, ...]:
         """The p95 of the calls of each of these nodes, in their order. Each has answered."""
         return tuple(NodeLatency(node=node, p95_us=self.times[node].p95_us()) for node in nodes)

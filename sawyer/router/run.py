@@ -41,6 +41,8 @@ class Run:
         admitted: Admitted,
         stream: AnswerStream,
         tally: Tally,
+        *,
+        speculate: bool = True,
     ) -> None:
         self._bus = bus
         self._biller = biller
@@ -50,7 +52,9 @@ class Run:
         self._tally = tally
         meter = Meter(stream.request, request.order.body.model)
         self._scope = RequestScope(stream.request, meter, traced=request.trace)
-        self._generation = Generation(engine, decoding, self._scope, request.params)
+        self._generation = Generation(
+            engine, decoding, self._scope, request.params, speculate=speculate and request.speculate
+        )
         self._booked = False
 
     def cancel(self) -> None:
@@ -125,6 +129,9 @@ class Run:
             fed_tokens=len(self._admitted.ids) + count - 1,
             prefill_us=int((first_s - started) * 1e6),
             decode_us=int((perf_counter() - first_s) * 1e6),
+            speculative=self._generation.speculate,
+            drafted_tokens=self._generation.drafted,
+            accepted_tokens=self._generation.accepted,
         )
 
     async def _send_step(self, step: TokenStep) -> None:

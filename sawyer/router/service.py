@@ -72,10 +72,13 @@ class Router:
         clock: Clock,
         *,
         context_bytes: int = DEFAULT_CONTEXT_BYTES,
+        speculate: bool = True,
         wide: bool = False,
         version: str = "",
     ) -> None:
-        """`context_bytes`: what the contexts of all running requests may take together."""
+        """`context_bytes`: what the contexts of all running requests may take together. `speculate`: few sequences have
+        what they may say next computed ahead."""
+        self._speculate = speculate
         self._bus = bus
         self._me = me
         self._clock = clock
@@ -254,7 +257,10 @@ class Router:
         self._streams.forget(stream.request)
 
     async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream) -> None:
-        run = Run(self._bus, self._engine, self._decoding, self._biller, request, admitted, stream, self._tally)
+        run = Run(
+            self._bus, self._engine, self._decoding, self._biller, request, admitted, stream, self._tally,
+            speculate=self._speculate,
+        )  # fmt: skip
         self._running[stream.request] = run
         if stream.request in self._cancelled:
             run.cancel()

@@ -116,10 +116,10 @@ class Network:
         agent = NodeAgent(await self.connect(name), me, hosting, receipts, SystemClock(), "test")
         return await self.start(name, agent._bus, agent)
 
-    async def add_router(self, *, wide: bool = False) -> Running:
+    async def add_router(self, **options: bool) -> Running:
         me = RouterIdentity("router-1", load(self.home.router_key("router-1")))
         engine = Engine.load(self.artifacts)
-        router = Router(await self.connect("router-1"), me, self.model, engine, SystemClock(), wide=wide)
+        router = Router(await self.connect("router-1"), me, self.model, engine, SystemClock(), **options)
         return await self.start("router-1", router._bus, router)
 
     async def add_rogue(self, name: str, answer: Answer, finish: Answer = lambda _: None) -> None:

@@ -126,25 +126,36 @@ def test_order_of_sequences_does_not_matter(trunk: Trunk) -> None:
     assert_same(turned, Attended(*map(itemgetter(order), straight)))
 
 
-def test_verified_rows_are_what_single_steps_give(trunk: Trunk) -> None:
+def test_rows_of_one_sequence_are_what_single_steps_give(trunk: Trunk) -> None:
     for count in (1, 2, 6):
         (stepped,), (verified,), x = sequences(trunk, [9]), sequences(trunk, [9]), rows(trunk, count)
         for layer in range(trunk.layout.layers):
             expected = alone(trunk, layer, x, [stepped] * count)
-            assert_same(trunk.verify(layer, x, verified), expected)
+            assert_same(trunk.attend_many(layer, x, [verified] * count), expected)
             x = expected.residual
         assert verified.length == 9 + count
+
+
+def test_sequences_with_several_rows_beside_others_are_what_single_steps_give(trunk: Trunk) -> None:
+    """As where what one of them may say next is guessed."""
+    whose = [0, 0, 0, 1, 2, 2]
+    stepped, together, x = sequences(trunk, [9, 4, 7]), sequences(trunk, [9, 4, 7]), rows(trunk, 6)
+    for layer in range(trunk.layout.layers):
+        expected = alone(trunk, layer, x, [stepped[n] for n in whose])
+        assert_same(trunk.attend_many(layer, x, [together[n] for n in whose]), expected)
+        x = expected.residual
+    assert [cache.length for cache in together] == [12, 5, 9]
 
 
 def test_cache_gone_back_is_as_if_it_had_never_been_longer(trunk: Trunk) -> None:
     (kept,), (gone_back,) = sequences(trunk, [6]), sequences(trunk, [6])
     for layer in range(trunk.layout.layers):
-        trunk.verify(layer, rows(trunk, 5, seed=layer), gone_back)
+        trunk.attend_many(layer, rows(trunk, 5, seed=layer), [gone_back] * 5)
     gone_back.truncate(6)
     x = rows(trunk, 3)
     for layer in range(trunk.layout.layers):
-        expected = trunk.verify(layer, x, kept)
-        assert_same(trunk.verify(layer, x, gone_back), expected)
+        expected = trunk.attend_many(layer, x, [kept] * 3)
+        assert_same(trunk.attend_many(layer, x, [gone_back] * 3), expected)
         x = expected.residual
 
 
@@ -163,7 +174,7 @@ def test_one_full_cache_stops_all_and_changes_none(trunk: Trunk) -> None:
     with pytest.raises(PromptTooLong, match=f"holds {ROOM} rows, and {ROOM + 1} are needed"):
         trunk.attend_many(0, rows(trunk, 3), caches)
     with pytest.raises(PromptTooLong, match=f"holds {ROOM} rows, and {ROOM + 2} are needed"):
-        trunk.verify(0, rows(trunk, ROOM - 2), caches[0])
+        trunk.attend_many(0, rows(trunk, ROOM - 1), [caches[2], *[caches[0]] * (ROOM - 2)])
     assert [cache.layers[0].length for cache in caches] == [4, ROOM, 2]
 
 

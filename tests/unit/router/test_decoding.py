@@ -58,7 +58,7 @@ async def write(decoding: Decoding, first: int, count: int) -> list[int]:
     here, said = place(), [first]
     with decoding.member(here):
         for _ in range(count):
-            said.append(int((await decoding.step(here, said[-1]))[0]))
+            said.append(int((await decoding.step(here, said[-1]))[0].logits[0]))
     return said
 
 

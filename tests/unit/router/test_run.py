@@ -54,7 +54,8 @@ class Bookings:
 class OneToken:
     """A generation of one token."""
 
-    cancelled = False
+    cancelled = speculate = False
+    drafted = accepted = 0
 
     async def tokens(self, prompt: Sequence[int]) -> AsyncIterator[TokenStep]:
         yield TokenStep(0, Sampled(7, "text", "length", billed=True), ())
@@ -86,7 +87,7 @@ class Case:
         self.tally = Tally()
         params = GenerateParams(prompt="", max_tokens=1)
         order = SimpleNamespace(body=SimpleNamespace(model="m"))
-        request: Any = SimpleNamespace(params=params, trace=False, order=order)
+        request: Any = SimpleNamespace(params=params, trace=False, speculate=True, order=order)
         engine, decoding = SimpleNamespace(generation=None), None
         parts: list[Any] = [engine, decoding, self.bookings, request, ADMITTED]
         self.run = Run(self.bus, *parts, self.stream, self.tally)

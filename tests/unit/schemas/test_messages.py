@@ -30,6 +30,7 @@ EVENTS = {
         "n": 3, "finish": "length",
         "usage": {
             "input_tokens": 5, "output_tokens": 3, "billed_tokens": 8, "entry": 9, "prefill_us": 10, "decode_us": 20,
+            "speculative": True, "drafted_tokens": 4, "accepted_tokens": 2,
             "nodes": [{"node": "node-a", "host": "bob", "rows": 12, "receipted": True}],
             "takeovers": [{"lost": "node-b", "by": "node-a", "reason": "no_answer", "step": 1, "layer": 2}],
         },

@@ -57,13 +57,15 @@ def test_header_is_44_bytes_and_a_part_40() -> None:
     assert tensors.PART_BYTES == 40
 
 
-def _part(at: int, *, rows: int | None = None, request: bytes | None = None) -> bytes:
+def _part(at: int, *, rows: int | None = None, request: bytes | None = None, sequence: int | None = None) -> bytes:
     """REQUEST with one of its parts changed."""
     edited, start = bytearray(REQUEST), 44 + 40 * at
     if rows is not None:
         struct.pack_into("<I", edited, start + 36, rows)
     if request is not None:
         edited[start : start + 16] = request
+    if sequence is not None:
+        struct.pack_into("<I", edited, start + 32, sequence)
     return bytes(edited)
 
 
@@ -130,6 +132,12 @@ def test_extended_message_is_refused(raw: bytes, decode: Callable[[bytes], objec
         decode(raw + bytes(extra))
 
 
+def test_request_with_two_parts_of_different_sequence_is_read() -> None:
+    """Each is used, and receipted, without the other."""
+    parts = tensors.decode_request(_part(1, request=bytes.fromhex("0f" * 16))).parts
+    assert [(part.request, part.sequence) for part in parts] == [("0f" * 16, 1), ("0f" * 16, 3)]
+
+
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
@@ -148,7 +156,7 @@ def test_extended_message_is_refused(raw: bytes, decode: Callable[[bytes], objec
         (_part(0, rows=2**32 - 1), "parts do not add up to the 3 rows"),
         (_part(1, rows=0), "a part without rows"),
         (_indices(0, 1, 0), "a part that no expert works for"),
-        (_part(1, request=bytes.fromhex("0f" * 16)), "a request has two parts"),
+        (_part(1, request=bytes.fromhex("0f" * 16), sequence=1), "two parts of one request have one sequence number"),
         (changed(REQUEST, layer=4096), "layer must be below 4096"),
         (changed(REQUEST, experts=0), "experts must be 1 to 1024, got 0"),
         (changed(REQUEST, experts=1025), "experts must be 1 to 1024, got 1025"),
