@@ -11,12 +11,13 @@ import numpy as np
 
 from sawyer.client.aio import AsyncClient
 from sawyer.engine.experts import FAST, ExpertPool
-from sawyer.engine.local import LocalModel
+from sawyer.engine.local import GREEDY, LocalModel
 from sawyer.engine.tokenizer import Tokenizer
 from sawyer.engine.trunk import Trunk
 from sawyer.ids import ModelId
 from sawyer.model.artifacts import Artifacts
 from sawyer.model.layout import all_experts
+from sawyer.schemas.generation import GenerateParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,11 @@ class Local:
         self._model = LocalModel(Trunk(artifacts), pool, wire_dtype=np.float16)
         self._tokenizer = Tokenizer(artifacts)
 
-    def generate(self, prompt: str, tokens: int) -> Text:
-        """Greedy. Blocks; run it in a thread."""
+    def generate(self, prompt: str, tokens: int, params: GenerateParams = GREEDY) -> Text:
+        """Of `params` how tokens are chosen. Blocks; run it in a thread."""
         ids: list[int] = []
         first_s = 0.0
-        for token in self._model.stream(self._tokenizer.encode(prompt), tokens):
+        for token in self._model.stream(self._tokenizer.encode(prompt), tokens, params):
             first_s = first_s or perf_counter()
             ids.append(token)
         return Text(tuple(ids), (len(ids) - 1) / (perf_counter() - first_s))
@@ -72,15 +73,18 @@ class Local:
 
 
 async def many_over_network(client: AsyncClient, model: ModelId, prompts: Sequence[str], tokens: int) -> Texts:
-    """Greedy, billed, all at once, by this process's clock. Raises the typed error that a request met."""
+    """Greedy, billed, all at once, by this process's clock, one token a pass. Raises the typed error that a request
+    met."""
     started = perf_counter()
-    answers = await asyncio.gather(*(client.generate(each, model=model, max_tokens=tokens) for each in prompts))
+    asked = [client.generate(each, model=model, max_tokens=tokens, speculate=False) for each in prompts]
+    answers = await asyncio.gather(*asked)
     taken_s = perf_counter() - started
     return Texts(tuple(each.ids for each in answers), sum(len(each.ids) for each in answers) / taken_s)
 
 
 async def over_network(client: AsyncClient, model: ModelId, prompt: str, tokens: int) -> Text:
-    """Greedy, billed, by the router's clock: its decode time includes sending every token to the client. Raises the
-    typed error that the request met."""
-    answer = await client.generate(prompt, model=model, max_tokens=tokens)
+    """Greedy, billed, by the router's clock: its decode time includes sending every token to the client. One token a
+    pass: the texts of random weights go round, and guesses would flatter. Raises the typed error that the request met.
+    """
+    answer = await client.generate(prompt, model=model, max_tokens=tokens, speculate=False)
     return Text(answer.ids, (len(answer.ids) - 1) / (answer.usage.decode_us / 1e6))

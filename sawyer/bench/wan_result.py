@@ -44,6 +44,40 @@ class StreamsResult:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """One text twice, one stream each: one token a pass, and with guesses what comes next computed ahead. Seconds from
+    the first token to the last."""
+
+    text: str
+    tokens: int
+    without_s: float
+    with_s: float
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationResult:
+    """`ratio`: tokens a second with guesses, over those without. Of `drafted` tokens `accepted` were right."""
+
+    text: str
+    tokens: int
+    without_tokens_per_second: float
+    with_tokens_per_second: float
+    ratio: float
+    drafted: int
+    accepted: int
+
+    @classmethod
+    def of(cls, guessed: Guessed) -> SpeculationResult:
+        passes = guessed.tokens - 1
+        return cls(
+            guessed.text, guessed.tokens, round(passes / guessed.without_s, 2), round(passes / guessed.with_s, 2),
+            round(guessed.without_s / guessed.with_s, 3), guessed.drafted, guessed.accepted,
+        )  # fmt: skip
+
+
 def bound_tokens_per_second(moe_layers: int, rtt_s: float) -> float:
     """The most that one stream can have if each layer with experts waits for its answers before the next begins: a
     token then takes a round trip a layer, whatever the machines compute."""
@@ -66,13 +100,14 @@ class WanResult:
     nodes: int
     bound_tokens_per_second: float
     streams: tuple[StreamsResult, ...]
+    speculation: tuple[SpeculationResult, ...]
     quick: bool
     machine: Machine
 
     @classmethod
     def of(
-        cls, bursts: Sequence[Burst], round_trips_s: Sequence[float], layout: ModelLayout, machine: Machine, *,
-        rtt_ms: float, mbit: float, model: str, nodes: int, quick: bool,
+        cls, bursts: Sequence[Burst], guessed: Sequence[Guessed], round_trips_s: Sequence[float],
+        layout: ModelLayout, machine: Machine, *, rtt_ms: float, mbit: float, model: str, nodes: int, quick: bool,
     ) -> WanResult:  # fmt: skip
         """Of at least one round trip."""
         layers = len(layout.moe_layers)
@@ -89,6 +124,7 @@ class WanResult:
             nodes=nodes,
             bound_tokens_per_second=round(bound, 2),
             streams=tuple(StreamsResult.of(each, bound) for each in bursts),
+            speculation=tuple(SpeculationResult.of(each) for each in guessed),
             quick=quick,
             machine=machine,
         )

@@ -81,6 +81,14 @@ def _show(result: WanResult) -> None:
         for each in result.streams
     ]  # fmt: skip
     table(columns, rows, numeric=columns)
+    heading("One stream, with guesses computed ahead")
+    columns = ["text", "tokens", "tokens/s without", "with", "ratio", "guessed", "right"]
+    rows = [
+        [each.text, each.tokens, f"{each.without_tokens_per_second:,.2f}", f"{each.with_tokens_per_second:,.2f}",
+         f"{each.ratio:.2f}", each.drafted, each.accepted]
+        for each in result.speculation
+    ]  # fmt: skip
+    table(columns, rows, numeric=columns[1:])
     line(
         f"\nThe bound: {result.bound_tokens_per_second:,.2f} tokens/s a stream, "
         f"1 / ({result.moe_layers} layers x {result.rtt_ms:g} ms)."

@@ -17,23 +17,26 @@ from sawyer.bench import delay
 from sawyer.bench.machine import this_machine
 from sawyer.bench.synthetic import Shape, prompt, write_checkpoint
 from sawyer.bench.tokens import Local
-from sawyer.bench.wan_result import Burst, WanResult
+from sawyer.bench.wan_result import Burst, Guessed, WanResult
 from sawyer.bus.connection import NatsBus
 from sawyer.cli.bench_network import ACCOUNT, Notice, OwnNetwork, own_home, own_network, run_here, split_here
 from sawyer.cli.network import until_seen
 from sawyer.cli.network_plan import NetworkPlan
 from sawyer.client.aio import AsyncClient
+from sawyer.client.stream import Generation
 from sawyer.engine.session import configure
 from sawyer.errors import SawyerError, VerificationError
 from sawyer.ids import ModelId
 from sawyer.loop import chosen
-from sawyer.model.artifacts import Artifacts
 from sawyer.schemas import subjects
+from sawyer.schemas.generation import GenerateParams
 
 NODES: Final = 2
 PROMPT_WORDS: Final = 8
 TEXTS: Final = 8
 """Different prompts; more streams than these ask some of them twice."""
+LEAD_TOKENS: Final = 64
+"""After so many a text goes round."""
 ROUND_TRIPS: Final = 15
 WARM_UP_TOKENS: Final = 4
 ROUND_TRIP_S: Final = 10.0
@@ -51,6 +54,7 @@ class WanPlan:
     shape: Shape
     name: ModelId
     tokens: int
+    guess_tokens: int
     quick: bool
 
     @classmethod
@@ -58,17 +62,22 @@ class WanPlan:
         """The model and the length of its texts follow from `quick`."""
         if quick:
             shape = Shape(hidden=128, ffn=256, layers=2, experts=4, vocab=512)
-            return cls(rtt_ms, mbit, streams, shape, ModelId("bench-2x128"), 8, quick=True)
+            return cls(rtt_ms, mbit, streams, shape, ModelId("bench-2x128"), 8, 16, quick=True)
         shape = Shape(hidden=512, ffn=1792, layers=8, experts=8)
-        return cls(rtt_ms, mbit, streams, shape, ModelId("bench-8x512"), 32, quick=False)
+        return cls(rtt_ms, mbit, streams, shape, ModelId("bench-8x512"), 32, 48, quick=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A prompt, and the ids that one machine alone answers it with."""
+    """A prompt, how its tokens are chosen, and the ids that one machine alone answers it with."""
 
     prompt: str
     ids: tuple[int, ...]
+    drawn: bool = False
+
+    @property
+    def options(self) -> dict[str, float]:
+        return {"temperature": 1.0} if self.drawn else {}
 
 
 def run_wan(plan: WanPlan, nats_server: str, loop: str, notice: Notice) -> WanResult:
@@ -82,29 +91,50 @@ def run_wan(plan: WanPlan, nats_server: str, loop: str, notice: Notice) -> WanRe
         shutil.rmtree(checkpoint)
         configure(1)
         notice("computing what one machine alone answers")
-        texts = _texts(artifacts, plan.tokens)
+        local = Local(artifacts)
+        texts, guessable = _texts(local, plan.tokens), _guessable(local, plan.guess_tokens)
 
-        async def measure() -> tuple[list[Burst], list[float]]:
+        async def measure() -> _Measured:
             notice("starting a network")
             async with own_network(home, [artifacts], nats_server) as network, AsyncExitStack() as stack:
-                return await _measure(plan, network, stack, texts, notice)
+                return await _measure(plan, network, stack, texts, guessable, notice)
 
-        bursts, round_trips_s = run_here(measure(), loop)
+        measured = run_here(measure(), loop)
     return WanResult.of(
-        bursts, round_trips_s, artifacts.layout, machine, rtt_ms=plan.rtt_ms, mbit=plan.mbit, model=plan.name,
-        nodes=NODES, quick=plan.quick,
+        measured.bursts, measured.guessed, measured.round_trips_s, artifacts.layout, machine, rtt_ms=plan.rtt_ms,
+        mbit=plan.mbit, model=plan.name, nodes=NODES, quick=plan.quick,
     )  # fmt: skip
 
 
-def _texts(artifacts: Artifacts, tokens: int) -> tuple[_Text, ...]:
-    local = Local(artifacts)
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    bursts: list[Burst]
+    guessed: list[Guessed]
+    round_trips_s: list[float]
+
+
+def _texts(local: Local, tokens: int) -> tuple[_Text, ...]:
     prompts = [prompt(PROMPT_WORDS, PROMPT_WORDS * n) for n in range(TEXTS)]
     return tuple(_Text(each, local.generate(each, tokens).ids) for each in prompts)
 
 
+def _guessable(local: Local, tokens: int) -> dict[str, _Text]:
+    """What a model goes on repeating, as one of random weights soon does; and what it draws, where the past tells
+    nothing."""
+    begun = prompt(PROMPT_WORDS)
+    said = " ".join(f"w{token}" for token in local.generate(begun, LEAD_TOKENS).ids)
+    repeating = f"{begun} {said}"
+    drawn = GenerateParams(prompt=begun, max_tokens=tokens, temperature_milli=1000)
+    return {
+        "repetitive": _Text(repeating, local.generate(repeating, tokens).ids),
+        "ordinary": _Text(begun, local.generate(begun, tokens, drawn).ids, drawn=True),
+    }
+
+
 async def _measure(
-    plan: WanPlan, network: OwnNetwork, stack: AsyncExitStack, texts: Sequence[_Text], notice: Notice
-) -> tuple[list[Burst], list[float]]:
+    plan: WanPlan, network: OwnNetwork, stack: AsyncExitStack, texts: Sequence[_Text], guessable: dict[str, _Text],
+    notice: Notice,
+) -> _Measured:  # fmt: skip
     """A burst for each number of streams, and some round trips. Whoever ends first is on `stack`."""
     far = await _far_url(plan, network, stack)
     router = NetworkPlan(network.home, network.url, NODES, plan.name).router
@@ -122,20 +152,34 @@ async def _measure(
         for streams in plan.streams:
             notice(f"{streams} at once")
             bursts.append(await _burst(client, plan, [texts[n % TEXTS] for n in range(streams)]))
-    return bursts, round_trips_s
+        guessed = []
+        for name, text in guessable.items():
+            notice(f"{name} text, without guesses and with")
+            guessed.append(await _guessed(client, plan, name, text))
+    return _Measured(bursts, guessed, round_trips_s)
 
 
 async def _burst(client: AsyncClient, plan: WanPlan, texts: Sequence[_Text]) -> Burst:
     began_s = perf_counter()
-    asked = [client.generate(each.prompt, model=plan.name, max_tokens=plan.tokens) for each in texts]
-    answers = await asyncio.gather(*asked)
-    seconds = perf_counter() - began_s
-    if [each.ids for each in answers] != [each.ids for each in texts]:
+    answers = await asyncio.gather(*(_ask(client, plan, each, plan.tokens, speculate=False) for each in texts))
+    return Burst(len(texts), sum(len(each.ids) for each in answers), perf_counter() - began_s)
+
+
+async def _guessed(client: AsyncClient, plan: WanPlan, name: str, text: _Text) -> Guessed:
+    usages = [(await _ask(client, plan, text, plan.guess_tokens, speculate=on)).usage for on in (False, True)]
+    without_s, with_s = (each.decode_us / 1e6 for each in usages)
+    return Guessed(name, len(text.ids), without_s, with_s, usages[1].drafted_tokens, usages[1].accepted_tokens)
+
+
+async def _ask(client: AsyncClient, plan: WanPlan, text: _Text, tokens: int, *, speculate: bool) -> Generation:
+    """Raises VerificationError for another text than the one that was computed here."""
+    answer = await client.generate(text.prompt, model=plan.name, max_tokens=tokens, speculate=speculate, **text.options)
+    if answer.ids != text.ids:
         raise VerificationError(
             f"{plan.name}: over the network the text differs from the one computed in this process",
             hint="This must never happen: report it, with what sawyer doctor says.",
         )
-    return Burst(len(texts), sum(len(each.ids) for each in answers), seconds)
+    return answer
 
 
 async def _round_trips(url: str, model: ModelId) -> list[float]:

@@ -25,6 +25,11 @@ def test_bench_wan_tells_tokens_a_second_beside_the_bound(sawyer, temporary):
     assert [(each["streams"], each["tokens"]) for each in result["streams"]] == [(1, 8), (3, 24)]
     assert all(each["tokens_per_second"] > 0 for each in result["streams"])
     assert result["streams"][0]["of_bound"] < 1
+    repetitive, ordinary = result["speculation"]
+    assert (repetitive["text"], ordinary["text"]) == ("repetitive", "ordinary")
+    assert repetitive["accepted"] > ordinary["accepted"] == 0
+    assert all(each["ratio"] > 0 for each in result["speculation"])
+    assert all(each["tokens"] == 16 for each in result["speculation"])
     assert done.err == ""
     assert processes_of(temporary) == []
     assert list(temporary.glob("sawyer-bench-*")) == []

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sawyer.bench.machine import Machine
-from sawyer.bench.wan_result import Burst, StreamsResult, WanResult, bound_tokens_per_second
+from sawyer.bench.wan_result import (
+    Burst,
+    Guessed,
+    SpeculationResult,
+    StreamsResult,
+    WanResult,
+    bound_tokens_per_second,
+)
 from sawyer.schemas.models import ModelLayout
 
 MACHINE = Machine("a CPU", 2, "Linux", "CPython", "uvloop", 0.0, {})
@@ -24,9 +31,14 @@ def test_burst_is_told_in_all_a_stream_and_of_the_bound() -> None:
     assert StreamsResult.of(Burst(4, 64, 8.0), 4.0) == StreamsResult(4, 64, 8.0, 8.0, 2.0, 0.5)
 
 
+def test_text_with_guesses_is_told_beside_the_one_without() -> None:
+    guessed = Guessed("repetitive", 41, without_s=10.0, with_s=4.0, drafted=40, accepted=30)
+    assert SpeculationResult.of(guessed) == SpeculationResult("repetitive", 41, 4.0, 10.0, 2.5, 40, 30)
+
+
 def test_only_layers_with_experts_cost_a_round_trip() -> None:
     result = WanResult.of(
-        [Burst(1, 10, 2.0)], [0.031, 0.2, 0.030], LAYOUT, MACHINE, rtt_ms=50, mbit=0, model="m",
+        [Burst(1, 10, 2.0)], [], [0.031, 0.2, 0.030], LAYOUT, MACHINE, rtt_ms=50, mbit=0, model="m",
         nodes=2, quick=True,
     )  # fmt: skip
     assert (result.moe_layers, result.bound_tokens_per_second) == (2, 10.0)
