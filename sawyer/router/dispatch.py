@@ -230,7 +230,8 @@ class _LayerRun:
             reply_f32=self._wire.dtype == np.float32,
         )
         self._sent[tag] = _Sent(node, units, owners, message, now_s)
-        self._deadlines[tag], self._hedges[tag] = now_s + state.deadline_s(count), now_s + state.hedge_s(count)
+        self._deadlines[tag] = now_s + state.deadline_s(count)
+        self._hedges[tag] = now_s + self._placement.hedge_s(node, count)
         subject = subjects.expert(node, self._dispatcher.model, self._layer, units[0].expert)
         await self._call.send(tag, subject, tensors.encode_request(message))
 
@@ -335,8 +336,8 @@ class _LayerRun:
                     self._lose(self._sent[tag], "deadline", gone=False)
 
     async def _hedge(self, now_s: float) -> None:
-        """Units of a message that takes unusually long are asked of another healthy replica, too, once. No failure: the
-        first answer counts, and no bit depends on whose it is."""
+        """Units of a message that takes unusually long are asked of another replica, too, once: of one that is avoided
+        if no other is left. No failure: the first answer counts, and no bit depends on whose it is."""
         chosen: dict[NodeId, list[_Unit]] = defaultdict(list)
         for tag in [tag for tag, at in self._hedges.items() if now_s >= at]:
             del self._hedges[tag]
@@ -348,7 +349,7 @@ class _LayerRun:
                 if unit.done or unit.slow is not None:
                     continue
                 tried = frozenset((*unit.lost, sent.node))
-                other = self._placement.choose(self._layer, unit.expert, tried, now_s, healthy=True)
+                other = self._placement.choose(self._layer, unit.expert, tried, now_s)
                 if other is not None:
                     unit.slow = sent.node
                     chosen[other].append(unit)

@@ -94,23 +94,25 @@ class NodeState:
         """Expected round trip, weighted against replicas."""
         return self.expected_us(now_s) * (1.0 if pair in self.first else REPLICA_FACTOR)
 
-    def hedge_s(self, rows: int) -> float:
-        """How long to wait for an answer to so many rows before another replica is asked, too."""
-        if not self._window:
-            return HEDGE_UNMEASURED_S
-        return min(DEADLINE_MOST_S, max(HEDGE_FLOOR_S, HEDGE_FACTOR * self._usual_s) * (1 + rows / ROWS_A_DEADLINE))
-
     def deadline_s(self, rows: int) -> float:
         """How long to wait for an answer to so many rows before this node counts as failed."""
         if not self._window:
             return DEADLINE_UNMEASURED_S
-        scaled = max(DEADLINE_FLOOR_S, DEADLINE_FACTOR * self._usual_s) * (1 + rows / ROWS_A_DEADLINE)
-        return min(DEADLINE_MOST_S, scaled)
+        return _patience_s(max(DEADLINE_FLOOR_S, DEADLINE_FACTOR * self.usual_s), rows)
 
     @property
-    def _usual_s(self) -> float:
-        """An answer that is slow, and not unusual: the 95th percentile."""
+    def measured(self) -> bool:
+        """Whether any answer told how long it usually takes."""
+        return bool(self._window)
+
+    @property
+    def usual_s(self) -> float:
+        """An answer that is slow, and not unusual: the 95th percentile. Only of a node that was measured."""
         return sorted(self._window)[int(0.95 * (len(self._window) - 1))] / 1e6
+
+
+def _patience_s(one_row_s: float, rows: int) -> float:
+    return min(DEADLINE_MOST_S, one_row_s * (1 + rows / ROWS_A_DEADLINE))
 
 
 class Placement:
@@ -143,11 +145,20 @@ class Placement:
                     replica.update((each.layer, expert) for expert in each.replica)
         state.first, state.replica = frozenset(first), frozenset(replica)
 
-    def choose(
-        self, layer: int, expert: int, tried: frozenset[NodeId], now_s: float, *, healthy: bool = False
-    ) -> NodeId | None:
-        """The best replica that was not tried yet: healthy before avoided (with `healthy`, only those), first choice
-        before others unless another is much faster. None if there is none."""
+    def hedge_s(self, node: NodeId, rows: int) -> float:
+        """How long to wait for this node's answer to so many rows before another replica is asked, too. One that was
+        not measured yet is expected to take no longer than the slowest that was."""
+        state = self.nodes[node]
+        measured = [state] if state.measured else [each for each in self.nodes.values() if each.measured]
+        if not measured:
+            return HEDGE_UNMEASURED_S
+        usual_s = max(each.usual_s for each in measured)
+        patience_s = _patience_s(max(HEDGE_FLOOR_S, HEDGE_FACTOR * usual_s), rows)
+        return patience_s if state.measured else min(HEDGE_UNMEASURED_S, patience_s)
+
+    def choose(self, layer: int, expert: int, tried: frozenset[NodeId], now_s: float) -> NodeId | None:
+        """The best replica that was not tried yet: healthy before avoided, first choice before others unless another is
+        much faster. None if there is none."""
         pair = (layer, expert)
         candidates = [
             (now_s < state.avoid_until_s or now_s - state.last_beat_s > FRESH_S, state.score(pair, now_s), state.node)
@@ -158,7 +169,7 @@ class Placement:
             and state.node not in tried
         ]
         best = min(candidates, default=None)
-        return None if best is None or (healthy and best[0]) else best[2]
+        return None if best is None else best[2]
 
     def seen(self, now_s: float) -> tuple[SeenNode, ...]:
         """The nodes that have told what they serve, by name."""

@@ -204,6 +204,23 @@ def test_deadline_follows_the_slow_tail_of_the_last_answers(node: NodeState, tai
     assert node.deadline_s(64) == pytest.approx(2 * rules.DEADLINE_FACTOR * 0.1)
 
 
+def test_node_that_was_not_measured_is_hedged_as_the_slowest_that_was(placement: Placement, tools: Any) -> None:
+    third = NodeId("node-c")
+    placement.member(tools.registered(third, "U" + "A" * 55))
+    a, b, c = (placement.nodes[name] for name in (A, B, third))
+    assert placement.hedge_s(A, 1) == rules.HEDGE_UNMEASURED_S
+    b.answered(20_000, START_S)
+    c.answered(40_000, START_S)
+    slow = placement.hedge_s(third, 1)
+    assert placement.hedge_s(A, 1) == slow == pytest.approx(rules.HEDGE_FACTOR * 0.04 * (1 + 1 / rules.ROWS_A_DEADLINE))
+    assert placement.hedge_s(B, 1) < slow
+    for _ in range(rules.WINDOW):
+        c.answered(9e6, START_S)
+    assert placement.hedge_s(A, 1) == rules.HEDGE_UNMEASURED_S < placement.hedge_s(third, 1)
+    a.answered(1000, START_S)
+    assert placement.hedge_s(A, 0) == rules.HEDGE_FLOOR_S
+
+
 @pytest.fixture
 def tail(node: NodeState) -> Callable[[int], None]:
     """A full window of 1 ms answers, with so many of 100 ms."""
