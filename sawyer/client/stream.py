@@ -20,7 +20,10 @@ RESENDS: Final = 2
 SILENCE_S: Final = 5.0
 """Once work has begun, this long a silence makes the client ask again: a router that lives goes on telling, and one
 that was started anew begins at the start. Before that a request may wait in a queue, and is not added to it again."""
+FIRST_AWAY_PAUSE_S: Final = 0.05
 AWAY_PAUSE_S: Final = 1.0
+"""Where nobody listens, it is asked again after a pause that doubles up to this: after a restart of the NATS server all
+come back one after another, within a moment, and a router that was started anew takes its time."""
 INBOX_LIMIT: Final = 65_536
 
 
@@ -101,7 +104,7 @@ class TextStream:
         await self._bus.publish(subjects.cancel(self.request), b"")
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        resends = 0
+        resends, pause_s = 0, FIRST_AWAY_PAUSE_S
         while self.usage is None:
             try:
                 event = await self._next()
@@ -110,11 +113,13 @@ class TextStream:
                 most = RESENDS if isinstance(error, _Gap) else self._most_resends
                 if resends >= most or (away and self.accepted is None):
                     raise
-                resends += 1
                 if away:
-                    await asyncio.sleep(min(AWAY_PAUSE_S, self._patience_s))
+                    await asyncio.sleep(min(pause_s, self._patience_s))
+                resends += pause_s >= AWAY_PAUSE_S or not away
+                pause_s = min(AWAY_PAUSE_S, 2 * pause_s) if away else pause_s
                 await self._send()
                 continue
+            pause_s = FIRST_AWAY_PAUSE_S
             if isinstance(event, Delta):
                 self.ids.extend(event.ids)
                 self.logprobs.extend(TokenLogprob.of(each) for each in event.logprobs)

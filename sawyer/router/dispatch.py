@@ -32,6 +32,8 @@ TAG_BITS: Final = 62
 """Tags of messages are random: a node cannot guess where another node's answer is awaited."""
 LOOK_AGAIN_S: Final = 0.25
 """A unit that no known replica is left for is offered to nodes that appear meanwhile, this often."""
+SETTLING_AGAIN_S: Final = 0.05
+"""While all come back after the server was away, nodes that nobody is heard from are asked again this often."""
 F16_MAX: Final = float(np.finfo(np.float16).max)
 
 Block = NDArray[np.float32]
@@ -262,7 +264,7 @@ class _LayerRun:
             return
         if arrival.loss is Loss.NO_RESPONDERS and self._gatherer.settling:
             self._smooth = False  # the server was away, and its node may be coming back
-            self._again_s = self._loop.time() + LOOK_AGAIN_S
+            self._again_s = self._loop.time() + SETTLING_AGAIN_S
             return
         if arrival.loss is not None:
             self._lose(sent, arrival.loss.value, gone=True)

@@ -53,7 +53,7 @@ class ScriptedRouter:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        await self.bus.subscribe(subjects.infer(MODEL), self._hear)  # type: ignore[arg-type]
+        self.listening = await self.bus.subscribe(subjects.infer(MODEL), self._hear)  # type: ignore[arg-type]
         await self.bus.subscribe("sawyer.v1.cancel.*", lambda m: self.cancelled.append(m.subject.rsplit(".", 1)[1]))
 
     def _hear(self, message: Message) -> None:

@@ -198,6 +198,29 @@ async def test_refusal_at_any_number_is_heard(router: Any, say: Any, open_stream
             await asyncio.wait_for(read(stream), PATIENCE_S)
 
 
+async def test_router_that_is_away_for_a_moment_is_asked_again_after_pauses_that_grow(
+    router: Any, say: Any, open_stream: Open, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the NATS server comes back, the client is often there before the router."""
+    whole = [say.accepted(), say.delta(1), say.delta(2), say.delta(3), say.done(4)]
+    router.script = lambda attempt: [] if attempt == 0 else whole
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            await router.start()
+
+    async with open_stream() as stream:
+        await settle()
+        monkeypatch.setattr("sawyer.client.stream.asyncio.sleep", pause)
+        pieces = aiter(stream)
+        await router.listening.unsubscribe()
+        await router.send(router.requests[0].reply, *whole[:2], whole[3])  # one was lost
+        assert [await asyncio.wait_for(anext(pieces), PATIENCE_S) for _ in range(3)] == ["<1>", "<2>", "<3>"]
+    assert pauses == [0.05, 0.1, 0.2]
+
+
 async def test_nobody_serving_is_told_at_once_and_names_the_model(memory: MemoryNetwork, open_stream: Open) -> None:
     with pytest.raises(NobodyServes, match="austen"):
         async with open_stream() as stream:
