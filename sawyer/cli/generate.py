@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 STDIN: Final = "-"
 ModelOption = Annotated[str, typer.Option("--model", metavar="NAME", help="The model; by default the only one.")]
+SpeculateOption = Annotated[
+    bool,
+    typer.Option(
+        "--speculate/--no-speculate", help="Let the router compute likely tokens ahead; the text is the same."
+    ),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what it cost, in a pipe too.")]
 
 
@@ -63,12 +69,7 @@ def generate(
         int | None,
         typer.Option("--logprobs", min=0, max=20, metavar="N", help="With --json: each token's, and the N likeliest."),
     ] = None,
-    speculate: Annotated[
-        bool,
-        typer.Option(
-            "--speculate/--no-speculate", help="Let the router compute likely tokens ahead; the text is the same."
-        ),
-    ] = True,
+    speculate: SpeculateOption = True,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     account: AccountOption = "",

@@ -80,6 +80,15 @@ def bookkeeper(
     run_part(main, settings)
 
 
+SpeculateOption = Annotated[
+    bool,
+    typer.Option(
+        "--speculate/--no-speculate",
+        help="Compute tokens that are likely to come next with those that do, while few requests run.",
+    ),
+]
+
+
 def route(
     model: Annotated[str, typer.Argument(help="Model id, or the folder of a split model.")],
     name: Annotated[str, typer.Option("--name", help="The router's name in the book.")] = "router-1",
@@ -93,13 +102,7 @@ def route(
             help="Memory that the contexts of all running requests may take: 2GB, or 25% of this machine's.",
         ),
     ] = "",
-    speculate: Annotated[
-        bool,
-        typer.Option(
-            "--speculate/--no-speculate",
-            help="Compute tokens that are likely to come next with those that do, while few requests run.",
-        ),
-    ] = True,
+    speculate: SpeculateOption = True,
     wire: Annotated[str, typer.Option("--wire", help="Rows on the wire: f16 or f32.")] = "f16",
     home: HomeOption = None,
     nats: NatsOption = "",

@@ -1,5 +1,5 @@
-"""Answers activation requests: the handler checks and enqueues, a worker thread runs ONNX Runtime (batching.py says
-which rows next)."""
+"""Answers activation requests: the handler checks and enqueues, a worker runs ONNX Runtime (batching.py says which rows
+next), in a thread but for what is done sooner than a thread is woken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Bus, Message, Subscription
 from sawyer.engine.experts import ExpertPool
+from sawyer.engine.offload import Offload
 from sawyer.errors import MalformedMessage, SawyerError, UnknownExpert, WrongManifest
 from sawyer.ids import ModelId, NodeId
 from sawyer.ledger.merkle import leaf_hash
 from sawyer.node.batching import Job, Line, Run, jobs_of, typed, work
-from sawyer.node.compute import ComputeThread
 from sawyer.node.health import Health
 from sawyer.node.receipts import Block, ReceiptLog
 from sawyer.node.sparse import SparseWarnings
@@ -64,7 +63,7 @@ class Serving:
         self._line = Line(QUEUE_LIMIT, joins=served.pool.row_exact)
         self._wake = asyncio.Event()
         self._ending = False
-        self._compute = ComputeThread[dict[Job, bytes]]("experts")
+        self._compute = Offload("experts")
         self._subscription: Subscription | None = None
         self._worker: asyncio.Task[None] | None = None
         self._refusals: set[asyncio.Task[None]] = set()
@@ -101,7 +100,7 @@ class Serving:
         if self._worker is not None:
             await self._worker
         await asyncio.gather(*self._refusals)
-        await self._compute.stop()
+        await asyncio.to_thread(self._compute.shutdown)
 
     async def close(self) -> None:
         """End at once: what waits is not answered. Nothing is left to do after `stop`."""
@@ -110,7 +109,7 @@ class Serving:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)  # what it died of is told by who watches it
-        await self._compute.stop()
+        await asyncio.to_thread(self._compute.shutdown)
 
     def _enqueue(self, message: Message) -> None:
         if not message.reply:
@@ -157,7 +156,7 @@ class Serving:
             turn = self._line.next_turn(self._served.pool.is_loaded)
             replies: dict[Job, bytes] = {}
             try:
-                replies = await self._compute.do(partial(self._run, turn))
+                replies = await self._compute.run(self._kind(turn), self._run, turn)
             except Exception as error:  # noqa: BLE001  (whatever it is: those behind must be served)
                 told = typed(error)
                 for job in jobs_of(turn):
@@ -175,8 +174,17 @@ class Serving:
         await self._send(job.reply_to, reply)
         self._health.answered(job.row_count, perf_counter() - job.arrived_s)
 
+    def _kind(self, turn: list[Run]) -> str:
+        """Turns of one kind take about as long: so many experts, so many rows. One that loads an expert may take any
+        time, and runs in the thread."""
+        if not all(self._served.pool.is_loaded(run.layer, run.expert) for run in turn):
+            return ""
+        rows = sum(piece.end - piece.start for run in turn for piece in run.pieces)
+        return f"{len(turn)} {rows.bit_length()}"
+
     def _run(self, turn: list[Run]) -> dict[Job, bytes]:
-        """In the worker thread: run the turn, and make the reply of every job that is done with it."""
+        """Run the turn, and make the reply of every job that is done with it. Short ones at once, others in a
+        thread."""
         started_s = perf_counter()
         rows, runs = work(self._served.pool, turn)
         self._health.computed(rows, perf_counter() - started_s, runs)

@@ -42,10 +42,10 @@ def test_steps_of_the_demo_model_are_those_of_each(
     assert_steps_together_equal_steps_alone(load(demo(format), accuracy_level, wire_dtype=wire_dtype))
 
 
-def test_sequences_need_a_row_and_a_cache_each(demo: Callable[[Format], Artifacts], load: Load) -> None:
+def test_every_row_needs_a_cache(demo: Callable[[Format], Artifacts], load: Load) -> None:
     model = load(demo("q4"))
     cache = model.trunk.new_cache(16)
-    for caches in ([cache], [cache, cache], []):
-        with pytest.raises(UsageError, match="a cache of its own"):
+    for caches in ([cache], [cache, cache, cache], []):
+        with pytest.raises(UsageError, match="each row needs one"):
             model.steps([1, 2], caches)
     assert cache.length == 0
