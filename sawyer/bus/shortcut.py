@@ -27,6 +27,9 @@ _PROCESS_PARAMETERS: Final = ["self", "sid", "subject", "reply", "data", "header
 _REMOVE_PARAMETERS: Final = ["self", "sid", "max_msgs"]
 _OF_SUBSCRIPTION: Final = ("_id", "_received", "pending_msgs")
 
+CANCELS: Final = 50
+CANCEL_PAUSE_S: Final = 0.05
+
 log = logging.getLogger(__name__)
 
 
@@ -36,10 +39,34 @@ class ShortClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._handlers: dict[int, Handler] = {}
+        self._reconnecting: set[asyncio.Task[None]] = set()
         self._hands_over = reads_as_known(Client, self)
         if self._hands_over:  # not by overriding: a nats-py that calls them otherwise must find its own
             self._process_msg = self._hand_or_queue  # type: ignore[method-assign]
             self._remove_sub = self._forget_sub  # type: ignore[method-assign]
+
+    async def close(self) -> None:
+        """As nats-py does, and to the end: where its last words meet a socket that is gone, or its cancel a refused
+        connection, it leaves behind a task that reconnects for ever."""
+        try:
+            await super().close()
+        finally:
+            others = self._reconnecting - {asyncio.current_task()}
+            for _ in range(CANCELS):
+                if not others:
+                    break
+                for task in others:
+                    task.cancel()
+                _, others = await asyncio.wait(others, timeout=CANCEL_PAUSE_S)
+
+    async def _attempt_reconnect(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._reconnecting.add(task)
+        try:
+            await super()._attempt_reconnect()
+        finally:
+            self._reconnecting.discard(task)
 
     def send_now(self, subject: str, data: bytes, reply: str) -> bool:
         """Write this message to the socket. False, and nothing is done, unless we are connected over TCP and nothing
