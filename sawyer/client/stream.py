@@ -24,6 +24,9 @@ FIRST_AWAY_PAUSE_S: Final = 0.05
 AWAY_PAUSE_S: Final = 1.0
 """Where nobody listens, it is asked again after a pause that doubles up to this: after a restart of the NATS server all
 come back one after another, within a moment, and a router that was started anew takes its time."""
+FIRST_HUSH_S: Final = 0.5
+"""After the connection was lost, a silence this long means that what was told meanwhile is lost, too: it is asked
+again, then after twice as long, and so on up to the usual patience."""
 INBOX_LIMIT: Final = 65_536
 
 
@@ -58,6 +61,10 @@ class Generation:
 
 class _Gap(NoAnswer):
     """A message of the stream did not come."""
+
+
+class _Unsettled(NoAnswer):
+    """Silence, and the connection was lost a moment ago."""
 
 
 class TextStream:
@@ -104,10 +111,14 @@ class TextStream:
         await self._bus.publish(subjects.cancel(self.request), b"")
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        resends, pause_s = 0, FIRST_AWAY_PAUSE_S
+        resends, pause_s, hush_s = 0, FIRST_AWAY_PAUSE_S, FIRST_HUSH_S
         while self.usage is None:
             try:
-                event = await self._next()
+                event = await self._next(hush_s)
+            except _Unsettled:
+                hush_s *= 2
+                await self._send()
+                continue
             except (NoAnswer, NobodyServes) as error:
                 away = isinstance(error, NobodyServes)
                 most = RESENDS if isinstance(error, _Gap) else self._most_resends
@@ -119,7 +130,7 @@ class TextStream:
                 pause_s = min(AWAY_PAUSE_S, 2 * pause_s) if away else pause_s
                 await self._send()
                 continue
-            pause_s = FIRST_AWAY_PAUSE_S
+            pause_s, hush_s = FIRST_AWAY_PAUSE_S, FIRST_HUSH_S
             if isinstance(event, Delta):
                 self.ids.extend(event.ids)
                 self.logprobs.extend(TokenLogprob.of(each) for each in event.logprobs)
@@ -160,16 +171,10 @@ class TextStream:
                 self._ended = True
                 raise event.error.to_error()
 
-    async def _next(self) -> Accepted | Delta | Trace | Done | Failed:
+    async def _next(self, hush_s: float) -> Accepted | Delta | Trace | Done | Failed:
         """The next event in order. Raises NoAnswer on silence or a gap, NobodyServes."""
         while True:
-            try:
-                async with asyncio.timeout(self._patience_s):
-                    message = await self._inbox.get()
-            except TimeoutError as error:
-                raise NoAnswer(
-                    f"nothing from the router for {self._patience_s:g} s (request {self.request})"
-                ) from error
+            message = await self._hear(hush_s)
             if message.no_responders:
                 raise NobodyServes(
                     f"no router serves {self._model}", hint="Check the model's name, or start a router for it."
@@ -181,6 +186,20 @@ class TextStream:
                 raise _Gap(f"a message of request {self.request} was lost")
             self._next_n = event.n + 1
             return event
+
+    async def _hear(self, hush_s: float) -> Message:
+        """The next message. Raises NoAnswer after a silence as long as our patience, and after `hush_s` of it if the
+        connection was lost a moment ago."""
+        waited_s = 0.0
+        while waited_s < self._patience_s:
+            turn_s = min(hush_s, self._patience_s - waited_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(turn_s):
+                    return await self._inbox.get()
+            waited_s += turn_s
+            if self._bus.settling and waited_s < self._patience_s:
+                raise _Unsettled(f"the connection was lost during request {self.request}")
+        raise NoAnswer(f"nothing from the router for {self._patience_s:g} s (request {self.request})")
 
     async def _send(self) -> None:
         """Ask, on a fresh inbox: answers to an earlier attempt no longer count."""

@@ -86,13 +86,15 @@ class LayerAnswers:
 @dataclass
 class _Unit:
     """Rows of one expert that travel together: of the expert's rows those from `start` on. `given_up`: done, as
-    everybody who needs it has failed. `slow`: asked first, and so late that another was asked, too."""
+    everybody who needs it has failed. `slow`: asked first, and so late that another was asked, too. `away`: not heard
+    from since the server came back; asked again when nobody else is left."""
 
     work: int
     expert: int
     rows: NDArray[np.uint32]
     start: int
     lost: dict[NodeId, str] = field(default_factory=dict)
+    away: set[NodeId] = field(default_factory=set)
     done: bool = False
     given_up: bool = False
     slow: NodeId | None = None
@@ -184,7 +186,8 @@ class _LayerRun:
                     [unit for unit in self._units if not unit.done], f"no answer within {LAYER_TIMEOUT_S:g} s"
                 )
                 return
-            look_again_s = now_s + LOOK_AGAIN_S if self._idle() else self._last_s
+            again_s = self._again_s if self._again_s > now_s else now_s + LOOK_AGAIN_S
+            look_again_s = again_s if self._idle() else self._last_s
             out = self._call.outstanding
             waiting = min([at for times in (self._hedges, self._deadlines) for tag, at in times.items() if tag in out],
                           default=look_again_s)  # fmt: skip
@@ -203,9 +206,13 @@ class _LayerRun:
         chosen: dict[NodeId, list[_Unit]] = defaultdict(list)
         stranded: list[_Unit] = []
         for unit in units:
-            node = self._placement.choose(self._layer, unit.expert, frozenset(unit.lost), self._loop.time())
+            tried = frozenset((*unit.lost, *unit.away))
+            node = self._placement.choose(self._layer, unit.expert, tried, self._loop.time())
             if node is not None:
                 chosen[node].append(unit)
+            elif unit.away:
+                unit.away.clear()
+                self._again_s = self._loop.time() + SETTLING_AGAIN_S
             elif not self._still_out(unit):
                 stranded.append(unit)
         if stranded:
@@ -261,10 +268,13 @@ class _LayerRun:
             self._smooth = False
             for unit in sent.units:  # our own connection: no node was to blame lately, and all may be asked again
                 unit.lost.clear()
+                unit.away.clear()
             return
         if arrival.loss is Loss.NO_RESPONDERS and self._gatherer.settling:
             self._smooth = False  # the server was away, and its node may be coming back
-            self._again_s = self._loop.time() + SETTLING_AGAIN_S
+            self._placement.nodes[sent.node].away(self._loop.time() + SETTLING_AGAIN_S)
+            for unit in sent.units:
+                unit.away.add(sent.node)
             return
         if arrival.loss is not None:
             self._lose(sent, arrival.loss.value, gone=True)

@@ -85,6 +85,10 @@ class NodeState:
         self.gone = self.gone or gone
         self.avoid_until_s = now_s + min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (self.failures - 1))
 
+    def away(self, until_s: float) -> None:
+        """Perhaps coming back: no failure, but others are asked first until then."""
+        self.avoid_until_s = max(self.avoid_until_s, until_s)
+
     def expected_us(self, now_s: float) -> float:
         """The aged estimate of a round trip."""
         weight: float = 0.5 ** (max(0.0, now_s - self.measured_s) / HALF_LIFE_S)

@@ -221,6 +221,32 @@ async def test_router_that_is_away_for_a_moment_is_asked_again_after_pauses_that
     assert pauses == [0.05, 0.1, 0.2]
 
 
+@pytest.mark.parametrize("heard", [0, 2, 3])
+async def test_what_was_lost_with_the_connection_is_asked_again_at_once_not_after_the_usual_silence(
+    router: Any, say: Any, open_stream: Open, monkeypatch: pytest.MonkeyPatch, heard: int
+) -> None:
+    """The request itself, a piece of text, or the bill."""
+    whole = [say.accepted(), say.delta(1), say.delta(2), say.done(3)]
+    router.script = lambda attempt: whole if attempt else whole[:heard]
+    monkeypatch.setattr("sawyer.client.stream.FIRST_HUSH_S", SHORT_S)
+    async with open_stream() as stream:
+        stream._bus.settling = True
+        assert (await asyncio.wait_for(stream.result(), PATIENCE_S)).text == "<1><2>"
+    assert len(router.requests) == 2
+
+
+async def test_router_that_is_silent_while_connections_come_back_is_asked_less_and_less_often(
+    router: Any, open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router.script = lambda _: []
+    monkeypatch.setattr("sawyer.client.stream.FIRST_HUSH_S", SHORT_S)
+    async with open_stream(16 * SHORT_S) as stream:
+        stream._bus.settling = True
+        with pytest.raises(NoAnswer):
+            await asyncio.wait_for(stream.result(), PATIENCE_S)
+    assert len(router.requests) == 1 + 4 + RESENDS, "after 1, 2, 4, 8 silences, and then as ever"
+
+
 async def test_nobody_serving_is_told_at_once_and_names_the_model(memory: MemoryNetwork, open_stream: Open) -> None:
     with pytest.raises(NobodyServes, match="austen"):
         async with open_stream() as stream:

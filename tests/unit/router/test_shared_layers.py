@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sawyer.errors import ExpertUnavailable
 from sawyer.ids import RequestId
-from sawyer.router import placement
+from sawyer.router import dispatch, placement
 from sawyer.router.dispatch import ExpertRows, RequestScope, Share
 from sawyer.router.metering import Meter
 from sawyer.schemas import subjects, tensors
@@ -210,6 +211,23 @@ async def _settling(tools: Any) -> None:
     await tools.end_world(world)
 
 
+def test_node_that_is_not_back_yet_does_not_keep_its_replica_from_answering_at_once(tools: Any) -> None:
+    """It may have been killed a moment after the server came back."""
+    run_virtually(tools, _settling_beside_a_replica(tools))
+
+
+async def _settling_beside_a_replica(tools: Any) -> None:
+    world, loop = await tools.make_world(), asyncio.get_running_loop()
+    node = await world.add("node-a", None, first=(0,))
+    await world.add("node-b", replica=(0,))
+    world.router.settling = True
+    blocks, _ = await world.layer(rows_of(1), work_of({0: [0]}))
+    np.testing.assert_array_equal(blocks[0], tools.formula(0, rows_of(1)))
+    assert (node.state.gone, node.state.failures, world.rows_of()) == (False, 0, {"node-b": 1})
+    assert loop.time() < dispatch.SETTLING_AGAIN_S
+    await tools.end_world(world)
+
+
 def test_node_that_does_not_come_back_is_gone_when_all_others_should_be_there(tools: Any) -> None:
     run_virtually(tools, _settled(tools))
 
@@ -217,11 +235,12 @@ def test_node_that_does_not_come_back_is_gone_when_all_others_should_be_there(to
 async def _settled(tools: Any) -> None:
     world, loop = await tools.make_world(), asyncio.get_running_loop()
     node = await world.add("node-a", None, first=(0,))
-    await world.add("node-b", replica=(0,))
     world.router.settling = True
     loop.call_later(2, lambda: setattr(world.router, "settling", False))
-    await world.layer(rows_of(1), work_of({0: [0]}))
-    assert (node.state.gone, world.rows_of()) == (True, {"node-b": 1})
+    with pytest.raises(ExpertUnavailable, match="node-a: nobody listens"):
+        await world.layer(rows_of(1), work_of({0: [0]}))
+    assert node.state.gone
+    assert 2 <= loop.time() < 2 + 2 * dispatch.SETTLING_AGAIN_S
     await tools.end_world(world)
 
 
