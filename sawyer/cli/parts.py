@@ -112,8 +112,8 @@ def route(
     """Run a router: the model's trunk and gates; experts are asked of nodes."""
     from sawyer.bus.connection import NatsBus
     from sawyer.cli.model_store import bring_shown, open_model, trunk_paths
+    from sawyer.engine.loaded import Engine
     from sawyer.engine.session import configure, default_threads
-    from sawyer.router.generation import Engine
     from sawyer.router.service import Router, RouterIdentity
 
     if wire not in ("f16", "f32"):

@@ -43,17 +43,27 @@ def combine(
     blocks: Sequence[NDArray[np.float32] | NDArray[np.float16]],
     weights: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """residual [T, H] + the sum over experts of gate weight x block. `blocks[i]` [n, H] answers `groups[i]`, groups in
-    ascending expert id as group_rows makes them; `weights` [T, k]. Raises MalformedMessage for a block of
+    """residual [T, H] + `summed`."""
+    return residual + summed(residual.shape, groups, blocks, weights)
+
+
+def summed(
+    shape: tuple[int, ...],
+    groups: Sequence[Group],
+    blocks: Sequence[NDArray[np.float32] | NDArray[np.float16]],
+    weights: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """The sum over experts of gate weight x block, of this shape [T, H]. `blocks[i]` [n, H] answers `groups[i]`, groups
+    in ascending expert id as group_rows makes them; `weights` [T, k]. Raises MalformedMessage for a block of
     another shape."""
-    total = np.zeros_like(residual)
+    total = np.zeros(shape, np.float32)
     for group, block in zip(groups, blocks, strict=True):
-        if block.shape != (len(group.rows), residual.shape[1]):
-            expected = [len(group.rows), residual.shape[1]]
+        if block.shape != (len(group.rows), shape[1]):
+            expected = [len(group.rows), shape[1]]
             raise MalformedMessage(f"expert {group.expert}: expected a block {expected}, got {list(block.shape)}")
         weighted = block.astype(np.float32, copy=False) * weights[group.rows, group.slots, None]
-        if len(residual) == 1:
+        if shape[0] == 1:
             total += weighted
         else:
             total[group.rows] += weighted
-    return residual + total
+    return total

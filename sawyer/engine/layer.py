@@ -29,6 +29,13 @@ class Attended(NamedTuple):
     experts: NDArray[np.int32]
 
 
+class Gated(NamedTuple):
+    """What a gate says of rows that enter experts: `weights` [T, k] float32 and chosen `experts` [T, k] int32."""
+
+    weights: NDArray[np.float32]
+    experts: NDArray[np.int32]
+
+
 class Rows:
     """A session over rows that do not know each other. `pairs_lone_rows`: a row alone runs as two, where the kernel of
     one row has other last bits than that of many."""

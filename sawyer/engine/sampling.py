@@ -121,3 +121,9 @@ def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
     if count < len(values):
         ids = np.flatnonzero(values >= np.partition(values, -count)[-count])
     return ids[np.argsort(-values[ids], kind="stable")][:count]
+
+
+def token_kind(params: GenerateParams) -> str:
+    """For Offload: tokens of one kind take about as long: greedy, drawn, penalised, told of."""
+    extras = (params.temperature_milli > 0, params.repetition_penalty_milli != 1000, params.logprobs is not None)
+    return f"token {''.join(str(int(each)) for each in extras)}"

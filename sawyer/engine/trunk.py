@@ -6,8 +6,8 @@ are float32 here, except for the embedding, whose rows are looked up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sawyer.engine.cache import KvCache
 from sawyer.engine.experts import FAST
-from sawyer.engine.layer import Attended, Rows, TrunkLayer
+from sawyer.engine.layer import Attended, Gated, Rows, TrunkLayer
 from sawyer.engine.session import Session
 from sawyer.errors import PromptTooLong, UsageError
 from sawyer.model.artifacts import Artifacts
@@ -55,12 +55,16 @@ class Trunk:
 
         before, within = ({}, rope) if layout.latent is None else (rope, {})
         self._layers: list[TrunkLayer] = []
+        self._gates: dict[int, Callable[[], Rows]] = {}
         attention: Session | None = None
         for number in range(layout.layers):
             graphs = family.trunk_graphs(layout, number)
             attention = attention or Session(graphs.attention, {}, shared=within)
             weights = _widened(artifacts.read_trunk_layer(number))
             project, finish = part(graphs.project, weights, before), part(graphs.finish, weights, {})
+            if graphs.gate is not None:
+                own = _kept(graphs.gate, format, weights)
+                self._gates[number] = cache(partial(part, graphs.gate, own, {}))
             self._layers.append(TrunkLayer(number, project, attention, finish))
         self._shared: dict[int, Rows] = {}
         shared = shared_shape(layout, gated=family.gated_shared)
@@ -99,6 +103,12 @@ class Trunk:
         a cache is full, and then leaves all as they were."""
         return self._layers[layer].attend_many(x, caches)
 
+    def gate(self, layer: int, hidden: NDArray[np.float32]) -> Gated:
+        """What the gate of a layer with experts says of rows [T, H] that enter experts: bit for bit what `attend` says
+        with them. For rows that came from elsewhere; the first call loads it."""
+        weights, experts = self._gates[layer]().run({"hidden": hidden})
+        return Gated(weights, experts)
+
     def has_shared(self, layer: int) -> bool:
         """Whether every token of this layer passes a shared expert."""
         return layer in self._shared
@@ -113,6 +123,11 @@ class Trunk:
         """Hidden states after the last layer [T, H] -> [T, V]."""
         logits: NDArray[np.float32] = self._head.run({"x": x})[0]
         return logits
+
+
+def _kept(part: LayerPart, format: Format, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Copies of the weights that this part takes: views would keep the whole file in memory."""
+    return {section.name: weights[section.name].copy() for section in part.file.in_format(format).sections}
 
 
 def _widened(weights: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,6 +10,8 @@ latent: rows [T, W], of which the last kv_rank + rope_dim columns are what the c
 rotated), and past_rows [P, kv_rank + rope_dim], the cached ones -> attended [T, A].
 Contract of `finish`: x [T, H], attended [T, A] -> of a layer with experts residual [T, H] (the experts' sum is added to
 it), hidden [T, H] (rows that enter experts), weights [T, k], experts [T, k] int32; of a layer without: residual alone.
+Contract of `gate`, the end of `finish` for whoever has only its hidden rows: hidden [T, H] -> weights, experts,
+the same bits.
 Whichever rotates takes rope_cos and rope_sin [context, rotated dims / 2], the same in every run and layer: as inputs,
 because ONNX Runtime would copy them into each session (42 MB a layer of DeepSeek-V2). Initializers: the sections of the
 layer, each in one graph alone, for each graph has a copy of its own.
@@ -84,16 +86,18 @@ class LayerPart(NamedTuple):
 
 
 class LayerGraphs(NamedTuple):
-    """A layer in its three steps."""
+    """A layer in its three steps, and its gate alone; None of a layer without experts."""
 
     project: LayerPart
     attention: bytes
     finish: LayerPart
+    gate: LayerPart | None
 
 
 class TrunkLayerGraph:
     """`project` or `finish` of a layer. For the first, end with `rows` or `latent_rows`; for the second, begin with
-    `attended` or `attended_latents` and end with `end_with_gate` or `end_with_mlp`. Then `part`."""
+    `attended` or `attended_latents` and end with `end_with_gate` or `end_with_mlp`. Then `part`. For the gate alone:
+    `gate_part`."""
 
     def __init__(self, layout: ModelLayout, file: FileShape, *, norm: Norm = "rms") -> None:
         self._layout = layout
@@ -185,7 +189,14 @@ class TrunkLayerGraph:
         self.add("x", attended, out="residual")
         self._outputs.append(("residual", REAL, ["T", self._layout.hidden]))
         self.norm("residual", "post_norm", out="hidden")
+        self._outputs.append(("hidden", REAL, ["T", self._layout.hidden]))
         self.gate(self.linear("hidden", "gate"), norm=power)
+
+    def gate_part(self, *, power: float | None) -> LayerPart:
+        """The whole graph of `gate`. Initializer: gate [E, H]."""
+        self._inputs = [("hidden", REAL, ["T", self._layout.hidden])]
+        self.gate(self.linear("hidden", "gate"), norm=power)
+        return self.part()
 
     def end_with_mlp(self, attended: str, width: int) -> None:
         """Of a layer without experts. Initializers: post_norm [H], gate_up [2 width, H], down [H, width]."""
@@ -209,10 +220,8 @@ class TrunkLayerGraph:
             best = graph.op("Mul", best, graph.scalar(float(layout.gate_scale)))
         graph.op("Identity", best, out="weights")
         graph.op("Cast", chosen, out="experts", to=WHOLE)
-        self._outputs += [
-            ("hidden", REAL, ["T", layout.hidden]), ("weights", REAL, ["T", layout.top_k]),
-            ("experts", WHOLE, ["T", layout.top_k]),
-        ]  # fmt: skip
+        top_k: list[int | str] = ["T", layout.top_k]
+        self._outputs += [("weights", REAL, top_k), ("experts", WHOLE, top_k)]
 
     def part(self) -> LayerPart:
         """The graph, with the sections that it takes."""

@@ -10,19 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sawyer.engine.answer import Answer, Sampled
-from sawyer.engine.conversing import Conversing
-from sawyer.engine.offload import Offload
-from sawyer.engine.sampling import Sampler
-from sawyer.engine.tokenizer import Tokenizer
-from sawyer.engine.trunk import Trunk
-from sawyer.model.artifacts import Artifacts
+from sawyer.engine.loaded import Engine
+from sawyer.engine.sampling import Sampler, token_kind
 from sawyer.router.decoding import Decoding, Row
 from sawyer.router.dispatch import RequestScope
 from sawyer.router.forward import Place
 from sawyer.router.speculating import Guesses
 from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import LayerCall
-from sawyer.schemas.models import GenerationDefaults, ModelLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +27,6 @@ class TokenStep:
     step: int
     sampled: Sampled
     calls: tuple[tuple[int, tuple[LayerCall, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a router holds of one model. ONNX Runtime runs in `compute`, not on the event loop unless for a moment.
-    `chat` is None for a model without a chat template; `generation` is what its maker said of sampling."""
-
-    manifest: str
-    layout: ModelLayout
-    trunk: Trunk
-    tokenizer: Tokenizer
-    compute: Offload
-    chat: Conversing | None
-    generation: GenerationDefaults | None
-
-    @classmethod
-    def load(cls, artifacts: Artifacts) -> Engine:
-        """Verify and load; blocks, so do it before anybody waits for this process."""
-        tokenizer, template = Tokenizer(artifacts), artifacts.read_chat()
-        return cls(
-            artifacts.digest,
-            artifacts.layout,
-            Trunk(artifacts),
-            tokenizer,
-            Offload("trunk"),
-            None if template is None else Conversing.of(template, tokenizer),
-            artifacts.manifest.generation,
-        )
-
-    def close(self) -> None:
-        """Idempotent."""
-        self.compute.shutdown()
-        if self.chat is not None:
-            self.chat.close()
 
 
 class Generation:
@@ -94,7 +55,7 @@ class Generation:
         place = Place(self._scope, self._engine.trunk.new_cache(len(prompt) + self._params.max_tokens))
         guesses = Guesses(prompt, self._params.max_tokens, self._decoding.pace, len(self._engine.layout.moe_layers))
         rows = [Row(place, await self._decoding.prompt(place, prompt))]
-        kind, fed = _token_kind(self._params), len(prompt)
+        kind, fed = token_kind(self._params), len(prompt)
         with self._decoding.member(place):
             while True:
                 for row in rows:
@@ -120,9 +81,3 @@ class Generation:
         if self.cancelled:
             return "cancelled"
         return "length" if self.expired else None
-
-
-def _token_kind(params: GenerateParams) -> str:
-    """Tokens of one kind take about as long: greedy, drawn, penalised, told of."""
-    extras = (params.temperature_milli > 0, params.repetition_penalty_milli != 1000, params.logprobs is not None)
-    return f"token {''.join(str(int(each)) for each in extras)}"

@@ -8,12 +8,13 @@ from time import perf_counter
 from typing import Final
 
 from sawyer.bus.protocol import Bus
+from sawyer.engine.loaded import Engine
 from sawyer.errors import AlreadyCompleted, Cancelled, SawyerError
 from sawyer.router.admission import HOLD_MS, Admitted
 from sawyer.router.billing import Biller, Work
 from sawyer.router.decoding import Decoding
 from sawyer.router.dispatch import RequestScope
-from sawyer.router.generation import Engine, Generation, TokenStep
+from sawyer.router.generation import Generation, TokenStep
 from sawyer.router.metering import Meter
 from sawyer.router.stream import AnswerStream, Event
 from sawyer.router.tally import Tally

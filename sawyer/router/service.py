@@ -17,22 +17,25 @@ from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Counts, Service
 from sawyer.clock import Clock
 from sawyer.engine.cache import KvCache
+from sawyer.engine.loaded import Engine
+from sawyer.engine.prompt import billed_input, prompt_ids
 from sawyer.errors import Busy, Cancelled, RefusedError, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
-from sawyer.router.admission import Admitted, check_order, priced, prompt_ids
+from sawyer.router.admission import Admitted, check_request, priced
 from sawyer.router.billing import Biller
 from sawyer.router.context_memory import ContextMemory
 from sawyer.router.decoding import Decoding
 from sawyer.router.directory import Directory
 from sawyer.router.dispatch import Dispatcher
 from sawyer.router.forward import Forward
-from sawyer.router.generation import Engine
 from sawyer.router.run import Run
 from sawyer.router.stream import AnswerStream, AnswerStreams
 from sawyer.router.tally import Tally
 from sawyer.schemas import subjects, tensors
+from sawyer.schemas.events import InferenceRequested, TokensReserved
 from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, NetworkReply, RouterReply
+from sawyer.schemas.signed import Signed
 
 MAX_RUNNING: Final = 64
 """Requests that are read or written at the same time."""
@@ -212,7 +215,7 @@ class Router:
         order = request.order.body
         request_id = RequestId(order.request)
         network = self._directory.network or await self._directory.refresh()
-        await asyncio.to_thread(check_order, request, network, self._model, self._clock.now_ms())
+        await asyncio.to_thread(check_request, request, network, self._model, self._clock.now_ms())
         content = (order.account, order.model, order.content)
         known = self._streams.find(request_id, content)
         if known is not None:
@@ -243,13 +246,20 @@ class Router:
         ids = await asyncio.to_thread(prompt_ids, request.params, engine.tokenizer, engine.layout, engine.chat)
         rows = len(ids) + request.params.max_tokens
         await room.enter_async_context(self._memory.room(KvCache.bytes_for(engine.layout, rows)))
+        input_tokens = billed_input(ids, engine.tokenizer.special)
+        reservation = await self._reserve(request.order, input_tokens, network)
+        return Admitted(ids, input_tokens, reservation)
+
+    async def _reserve(
+        self, order: Signed[InferenceRequested], input_tokens: int, network: NetworkReply
+    ) -> TokensReserved:
         try:
-            admitted = await asyncio.to_thread(priced, request, ids, network, engine.tokenizer, self._clock.now_ms())
+            reservation = await asyncio.to_thread(priced, order, input_tokens, network, self._clock.now_ms())
         except RefusedError:  # prices may have changed since we asked
             network = await self._directory.refresh()
-            admitted = await asyncio.to_thread(priced, request, ids, network, engine.tokenizer, self._clock.now_ms())
-        await self._biller.reserve(admitted.reservation)
-        return admitted
+            reservation = await asyncio.to_thread(priced, order, input_tokens, network, self._clock.now_ms())
+        await self._biller.reserve(reservation)
+        return reservation
 
     async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
         self._tally.refused += 1

@@ -24,7 +24,7 @@ from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
 from sawyer.ledger.commands import command
 from sawyer.projections.nodes import receipt_hash
-from sawyer.router.admission import Admitted, admit, check_order
+from sawyer.router.admission import Admitted, admit, check_request
 from sawyer.router.stream import AnswerStream, AnswerStreams
 from sawyer.schemas import subjects
 from sawyer.schemas.events import (
@@ -179,7 +179,7 @@ class StubRouter:
         self._requests.append(request)
         del self._requests[:-MAX_REQUESTS_KEPT]
         network = await ask(self._bus, "network", NetworkReply)
-        check_order(request, network, order.model, self._clock.now_ms())
+        check_request(request, network, order.model, self._clock.now_ms())
         content = (order.account, order.model, order.content)
         known = self._streams.find(RequestId(order.request), content)
         if known is not None:

@@ -22,6 +22,7 @@ from sawyer.cli.founding import Founder, pinned_network
 from sawyer.client.aio import AsyncClient
 from sawyer.clock import SystemClock
 from sawyer.engine.experts import FAST
+from sawyer.engine.loaded import Engine
 from sawyer.home import Home
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key, load, load_or_create
@@ -36,7 +37,6 @@ from sawyer.model.split import split
 from sawyer.node.agent import Hosting, NodeAgent, NodeIdentity
 from sawyer.node.hosting import share
 from sawyer.node.receipts import ReceiptLog
-from sawyer.router.generation import Engine
 from sawyer.router.service import Router, RouterIdentity
 from sawyer.schemas import subjects
 from sawyer.schemas.events import NodeRegistered

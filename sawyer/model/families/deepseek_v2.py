@@ -135,18 +135,20 @@ class DeepseekV2:
 
     def trunk_graphs(self, layout: ModelLayout, layer: int) -> LayerGraphs:
         file, sizes = self.trunk_layer(layout, layer), _sizes(layout)
-        project, finish = TrunkLayerGraph(layout, file), TrunkLayerGraph(layout, file)
+        project, finish, gate = (TrunkLayerGraph(layout, file) for _ in range(3))
         queries = project.norm("x", "input_norm")
         compressed = project.linear(queries, "compress")
         if sizes.q_rank is not None:
             compressed, queries = project.split_low_queries(compressed, sizes.q_rank)
         project.latent_rows(project.linear(queries, "queries"), compressed)
         attended = finish.linear(finish.attended_latents(), "attention_out")
+        alone = None
         if layer in layout.moe_layers:
             finish.end_with_gate(attended, power=None)
+            alone = gate.gate_part(power=None)
         else:
             finish.end_with_mlp(attended, _dense_ffn(layout))
-        return LayerGraphs(project.part(), latent_attention(layout), finish.part())
+        return LayerGraphs(project.part(), latent_attention(layout), finish.part(), alone)
 
 
 def _sizes(layout: ModelLayout) -> LatentAttention:

@@ -105,15 +105,18 @@ class GroupedFamily(ABC):
     def trunk_graphs(self, layout: ModelLayout, layer: int) -> LayerGraphs:
         """See Family."""
         file = self.trunk_layer(layout, layer)
-        project, finish = (TrunkLayerGraph(layout, file, norm=self.norm) for _ in range(2))
+        project, finish, gate = (TrunkLayerGraph(layout, file, norm=self.norm) for _ in range(3))
         qkv = project.linear(project.norm("x", "input_norm"), "qkv", "qkv_bias" if layout.qkv_bias else "")
         project.rows(*self._normed(project, layout, qkv))
         attended = finish.linear(finish.attended(), "attention_out")
+        alone = None
         if layer in layout.moe_layers:
-            finish.end_with_gate(attended, power=self.gate_power(layout))
+            power = self.gate_power(layout)
+            finish.end_with_gate(attended, power=power)
+            alone = gate.gate_part(power=power)
         else:
             finish.end_with_mlp(attended, layout.dense_ffn or 0)
-        return LayerGraphs(project.part(), grouped_query_attention(layout), finish.part())
+        return LayerGraphs(project.part(), grouped_query_attention(layout), finish.part(), alone)
 
     def tensors(self, layout: ModelLayout, names: Collection[str], *, tied: bool) -> TensorMap:
         """See Family."""

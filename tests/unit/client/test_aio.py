@@ -27,7 +27,7 @@ from sawyer.errors import (
 from sawyer.identity.envelope import check_signed
 from sawyer.identity.keys import Key
 from sawyer.ids import RequestId
-from sawyer.router.admission import check_order
+from sawyer.router.admission import check_request
 from sawyer.schemas.events import MAX_FREE_TOKENS, REQUEST_KIND, Decided
 from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import (
@@ -103,7 +103,7 @@ async def test_order_is_signed_whole_and_the_router_would_take_it(
     answer = await client.generate("Emma was", model=MODEL, max_tokens=3, temperature=0.7, top_k=5, top_p=0.9, seed=4)
     assert (answer.text, answer.usage) == ("It", say.usage)
     request = sent(router)
-    check_order(request, network_reply, MODEL, NOW_MS)
+    check_request(request, network_reply, MODEL, NOW_MS)
     check_signed(request.order, REQUEST_KIND)
     assert request.order.signature.key_id == keys["alice"].id
     params = request.params

@@ -205,3 +205,12 @@ def test_each_section_of_a_layer_is_in_one_graph(trunk: Trunk) -> None:
         graphs = family.trunk_graphs(trunk.layout, layer)
         taken = [section for part in (graphs.project, graphs.finish) for section in part.file.plain]
         assert taken == list(family.trunk_layer(trunk.layout, layer).plain)
+
+
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_gate_alone_says_of_the_same_rows_what_it_says_within_its_layer(trunk: Trunk, count: int) -> None:
+    for layer in trunk.layout.moe_layers:
+        attended = trunk.attend(layer, rows(trunk, count, seed=layer), trunk.new_cache(ROOM))
+        gated = trunk.gate(layer, attended.hidden.copy())
+        assert gated.weights.tobytes() == attended.weights.tobytes()
+        assert gated.experts.tobytes() == attended.experts.tobytes()

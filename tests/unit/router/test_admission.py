@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.economy.pricing import sheet_hash
+from sawyer.engine.prompt import MAX_CHARS_A_TOKEN
 from sawyer.errors import (
     BadSignature,
     BudgetTooSmall,
@@ -23,7 +24,7 @@ from sawyer.errors import (
 )
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
-from sawyer.router.admission import HOLD_MS, MAX_CHARS_A_TOKEN, admit, check_order
+from sawyer.router.admission import HOLD_MS, admit, check_request
 from sawyer.schemas.base import Fact
 from sawyer.schemas.events import REQUEST_KIND, InferenceRequested, PricingPublished
 from sawyer.schemas.generation import ChatMessage, GenerateParams
@@ -78,8 +79,8 @@ def build(keys: dict[str, Key], event_examples: dict[str, Fact]) -> Build:
 
 
 def test_whole_order_is_taken(build: Build, network: NetworkReply) -> None:
-    check_order(build(), network, MODEL, NOW_MS)
-    check_order(build(), network, MODEL, NOW_MS + 59_999)
+    check_request(build(), network, MODEL, NOW_MS)
+    check_request(build(), network, MODEL, NOW_MS + 59_999)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_order_that_is_not_whole_is_refused(
     build: Build, network: NetworkReply, changes: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says) as refused:
-        check_order(build(**changes), network, MODEL, NOW_MS)
+        check_request(build(**changes), network, MODEL, NOW_MS)
     assert type(refused.value) is error
 
 
@@ -112,12 +113,12 @@ def test_parameters_that_the_order_does_not_commit_to_are_refused(
 ) -> None:
     changed = build().model_copy(update={"params": PARAMS.model_copy(update=params)})
     with pytest.raises(MalformedMessage, match="commits"):
-        check_order(changed, network, MODEL, NOW_MS)
+        check_request(changed, network, MODEL, NOW_MS)
 
 
 def test_other_salt_is_refused(build: Build, network: NetworkReply) -> None:
     with pytest.raises(MalformedMessage, match="commits"):
-        check_order(build().model_copy(update={"salt": "5b" * 32}), network, MODEL, NOW_MS)
+        check_request(build().model_copy(update={"salt": "5b" * 32}), network, MODEL, NOW_MS)
 
 
 @pytest.mark.parametrize("field", ["token_ceiling", "issued_ms", "request"])
@@ -126,7 +127,7 @@ def test_order_that_was_altered_after_signing_is_refused(build: Build, network: 
     value: object = "1f" * 16 if field == "request" else 7
     order = good.order.changed(body=good.order.body.changed(**{field: value}))
     with pytest.raises(BadSignature):
-        check_order(good.model_copy(update={"order": order}), network, MODEL, NOW_MS)
+        check_request(good.model_copy(update={"order": order}), network, MODEL, NOW_MS)
 
 
 def test_signature_by_a_key_other_than_the_one_it_names_is_refused(
@@ -136,7 +137,7 @@ def test_signature_by_a_key_other_than_the_one_it_names_is_refused(
     claim = forged.order.signature.changed(key_id=keys["alice"].id)
     order = forged.order.changed(signature=claim)
     with pytest.raises(BadSignature):
-        check_order(forged.model_copy(update={"order": order}), network, MODEL, NOW_MS)
+        check_request(forged.model_copy(update={"order": order}), network, MODEL, NOW_MS)
 
 
 def test_admitted_request_asks_to_hold_the_most_it_can_cost(build: Build, network: NetworkReply) -> None:
@@ -192,7 +193,7 @@ def talk(*turns: tuple[Any, str]) -> GenerateParams:
 def test_conversation_is_priced_as_the_model_reads_it(build: Build, network: NetworkReply) -> None:
     chat = Tagged()
     request = build(talk(("system", "S"), ("user", "Hi")))
-    check_order(request, network, MODEL, NOW_MS)
+    check_request(request, network, MODEL, NOW_MS)
     admitted = admit(request, network, TOKENIZER, LAYOUT, NOW_MS, chat)
     assert admitted.ids == [ord(letter) for letter in "^sS^uHi"]
     assert (admitted.input_tokens, admitted.reservation.tokens) == (5, 8)
@@ -202,7 +203,7 @@ def test_conversation_is_priced_as_the_model_reads_it(build: Build, network: Net
 def test_conversation_that_the_order_does_not_commit_to_is_refused(build: Build, network: NetworkReply) -> None:
     changed = build(talk(("user", "Hi"))).model_copy(update={"params": talk(("system", "Hi"))})
     with pytest.raises(MalformedMessage, match="commits"):
-        check_order(changed, network, MODEL, NOW_MS)
+        check_request(changed, network, MODEL, NOW_MS)
 
 
 def test_conversation_with_a_model_without_a_template_is_refused_and_a_prompt_is_not(
