@@ -31,6 +31,7 @@ SawyerError                     1  failed
 │   ├── ChatTemplateBroken         its chat template fails, or takes too long
 │   ├── BudgetTooSmall
 │   ├── RequestConflict            same request id, other content
+│   ├── SessionEnded               the router knows no such session of a client with its own trunk (any more)
 │   ├── Superseded                 published before and replaced since: saying it again changes nothing
 │   ├── AlreadyCompleted           same request id, same content: carries usage and entry
 │   ├── NotAuthorised              this key may not sign this
@@ -251,6 +252,11 @@ class BudgetTooSmall(RefusedError):
 class RequestConflict(RefusedError):
     code = "request_conflict"
     default_hint = "Use a new request id for a new request."
+
+
+class SessionEnded(RefusedError):
+    code = "session_ended"
+    default_hint = "Ask again: a new session begins at the prompt."
 
 
 class Superseded(RefusedError):

@@ -1,7 +1,7 @@
 """The whole bus as one AsyncAPI 3.0 document, made from exchanges.py and the models. Writes no file: generate.py does.
 
 Two operations an exchange, `send_...` and `receive_...`, tagged with the roles that do them: AsyncAPI describes one
-application, and this is a conversation of five. Extensions: `x-statement` is the media type that a signature covers,
+application, and this is a conversation of several. Extensions: `x-statement` is the media type that a signature covers,
 `x-header` and `x-then` are the bytes of an activation message, `x-codes` are the known error codes.
 """
 
@@ -17,6 +17,7 @@ from sawyer.schemas import subjects, tensors
 from sawyer.schemas.events import KIND_OF, command_word
 from sawyer.schemas.exchanges import COPIED_ROWS, EXCHANGES, ROLES, VERBS, Command, Exchange, Micro, Payload, Plain
 from sawyer.schemas.messages import HEARTBEAT_KIND, ErrorBody, Heartbeat, LedgerCommand
+from sawyer.schemas.session_rows import HiddenRows, SummedRows
 from sawyer.schemas.shapes import Shaped, is_shaped, name_of, ref, shapes
 from sawyer.schemas.signed import media_type
 from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest
@@ -39,6 +40,7 @@ _TYPES: Final = {"B": "u8", "H": "u16", "I": "u32"}
 _PARAMETERS: Final = {
     "node": ("A node, as it is registered.", "node-1"),
     "model": ("A published model.", "austen-8m"),
+    "router": ("A router's name in the book.", "router-1"),
     "layer": ("The layer's number in the model.", "3"),
     "expert": ("The first of the experts that the message is for.", "5"),
     "request": ("A request id: 32 hexadecimal digits.", "0f" * 16),
@@ -52,7 +54,9 @@ _PARAMETERS: Final = {
 _ACTIVATIONS: Final[dict[type, str]] = {
     ActivationRequest: "Rows, each once, and which of them each expert works on.",
     ActivationReply: "What each expert made of its rows, one block an expert: no sums over experts.",
-    ActivationError: "The node refuses, and says why.",
+    ActivationError: "The node, or the router, refuses, and says why.",
+    HiddenRows: "Rows that enter the experts of one layer, of a client that runs the trunk itself.",
+    SummedRows: "What the experts add to each of these rows: the weighted sum of their blocks.",
 }
 _FIELDS: Final[dict[str, tuple[object, object, object]]] = {
     "magic": (tensors.MAGIC.decode(),) * 3,
@@ -71,6 +75,12 @@ _FIELDS: Final[dict[str, tuple[object, object, object]]] = {
     "parts": (f"requests that the rows are of: 1 to {tensors.MAX_PARTS}", "as asked", 0),
 }
 """Field of an activation's header -> what it is in a request, a reply and an error: a constant, or words."""
+_SESSION_FIELDS: Final[dict[str, object]] = {
+    "magic": tensors.MAGIC.decode(), "version": tensors.VERSION, "dtype": f"{tensors.Dtype.F32.value} float32",
+    "manifest": f"first {tensors.MANIFEST_PREFIX_BYTES} bytes of its SHA-256", "layer": f"below {tensors.MAX_LAYERS}",
+    "hidden": f"values in a row: 1 to {tensors.MAX_HIDDEN}", "rows": f"1 to {tensors.MAX_ROWS}", "parts": 1,
+}  # fmt: skip
+"""The same for what a session's two messages have; other fields are 0."""
 _PART_TEXT: Final = ", ".join(f"{name} {_TYPES.get(code, f'bytes[{code[:-1]}]')}" for name, code in tensors.PART_FIELDS)
 _THEN: Final[dict[type, list[str]]] = {
     ActivationRequest: [
@@ -85,6 +95,8 @@ _THEN: Final[dict[type, list[str]]] = {
         "rows x hidden x dtype: one block an expert, in that order",
     ],
     ActivationError: ["an ErrorBody as canonical JSON (components/schemas/ErrorBody)"],
+    HiddenRows: [f"({_PART_TEXT}): the session as its grant, the step as its sequence", "rows x hidden x float32"],
+    SummedRows: [f"({_PART_TEXT}): as asked", "rows x hidden x float32: for each row, in the order asked"],
 }
 
 
@@ -270,11 +282,15 @@ def _activation(message: type) -> Node:
 
 def _header(message: type) -> list[Node]:
     column = list(_ACTIVATIONS).index(message)
+    if issubclass(message, HiddenRows | SummedRows):
+        said = {name: _SESSION_FIELDS.get(name, 0) for name in _FIELDS} | {"kind": int(message.kind)}
+    else:
+        said = {name: columns[column] for name, columns in _FIELDS.items()}
     fields, offset = [], 0
     for name, code in tensors.HEADER_FIELDS:
         size = struct.calcsize(f"<{code}")
         kind = _TYPES.get(code, f"bytes[{size}]")
-        fields.append({"at": offset, "type": kind, "field": name, "is": _FIELDS[name][column]})
+        fields.append({"at": offset, "type": kind, "field": name, "is": said[name]})
         offset += size
     return fields
 

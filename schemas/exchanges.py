@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from sawyer.schemas import events, messages
+from sawyer.schemas import events, messages, sessions
 from sawyer.schemas.base import Strict
 from sawyer.schemas.events import Body
 from sawyer.schemas.messages import Heartbeat, QueryError
+from sawyer.schemas.session_rows import HiddenRows, SummedRows
 from sawyer.schemas.shapes import Shaped
 from sawyer.schemas.signed import Signed
 from sawyer.schemas.subjects import PREFIX, ROUTERS
@@ -55,7 +56,9 @@ class Micro:
         return f"io.nats.micro.v1.{self.verb.lower()}_response"
 
 
-Activation: TypeAlias = type[ActivationRequest] | type[ActivationReply] | type[ActivationError]
+Activation: TypeAlias = (
+    type[ActivationRequest] | type[ActivationReply] | type[ActivationError] | type[HiddenRows] | type[SummedRows]
+)
 Payload: TypeAlias = Shaped | Activation | Command | Plain | Micro
 
 NOTHING: Final = Plain("Empty", "No bytes: the subject says it all.", at_most=0)
@@ -172,6 +175,35 @@ EXCHANGES: Final[tuple[Exchange, ...]] = (
         replies=(messages.InferMessage,),
         queue=ROUTERS,
         stream=True,
+    ),
+    Exchange(
+        name="session",
+        subject=f"{PREFIX}.session.<model>",
+        what="A generation whose trunk the client runs itself: tokens are held, and the router takes its rows.",
+        senders=("client",),
+        receivers=("router",),
+        payloads=(sessions.SessionOpen,),
+        replies=(sessions.SessionOpened, QueryError),
+        queue=ROUTERS,
+    ),
+    Exchange(
+        name="session_rows",
+        subject=f"{PREFIX}.router.<router>.activate",
+        what="Rows of one layer with experts: the router gates, asks nodes, adds up. Steps and layers come in order; "
+        "the last one sent again gets the answer it has.",
+        senders=("client",),
+        receivers=("router",),
+        payloads=(HiddenRows,),
+        replies=(SummedRows, ActivationError),
+    ),
+    Exchange(
+        name="session_close",
+        subject=f"{PREFIX}.router.<router>.close",
+        what="A session is over: steps that all layers were asked for are billed. Again is the same bill.",
+        senders=("client",),
+        receivers=("router",),
+        payloads=(sessions.SessionClose,),
+        replies=(sessions.SessionClosed, QueryError),
     ),
     Exchange(
         name="echo",

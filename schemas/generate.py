@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sawyer.schemas import asyncapi, events, messages, models
+from sawyer.schemas import asyncapi, events, messages, models, sessions
 from sawyer.schemas.shapes import Shaped, model_of
 
 FOLDER = Path(__file__).resolve().parent / "json"
@@ -41,7 +41,7 @@ def _published() -> dict[str, Shaped]:
     found["entry.json"] = events.EntryFrame
     found["decided.json"] = events.Decided
     found["manifest.json"] = models.Manifest
-    found |= {f"message.{message.__name__}.json": message for message in messages.MESSAGES}
+    found |= {f"message.{message.__name__}.json": message for message in (*messages.MESSAGES, *sessions.MESSAGES)}
     return found
 
 

@@ -47,6 +47,21 @@ def infer(model: ModelId) -> str:
     return f"{PREFIX}.infer.{_token(model)}"
 
 
+def open_session(model: ModelId) -> str:
+    """Client with a trunk of its own -> routers of a model (queue group): hold tokens, and give me a session."""
+    return f"{PREFIX}.session.{_token(model)}"
+
+
+def activate(router: str) -> str:
+    """Client -> the router that it has a session with: hidden rows of one layer."""
+    return f"{PREFIX}.router.{_token(router)}.activate"
+
+
+def close_session(router: str) -> str:
+    """Client -> the router that it has a session with: the bill."""
+    return f"{PREFIX}.router.{_token(router)}.close"
+
+
 def echo(model: ModelId) -> str:
     """Node -> routers of a model (queue group): the same bytes come back, to measure the way there."""
     return f"{PREFIX}.echo.{_token(model)}"
@@ -120,6 +135,9 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sawyer.v1.node.<node>.heartbeat", "node", "router", "Signed[Heartbeat]"),
     ("sawyer.v1.rollcall", "router", "node", "empty: send a heartbeat now"),
     ("sawyer.v1.infer.<model>", "client", "router", "InferRequest -> a stream of InferEvent"),
+    ("sawyer.v1.session.<model>", "client", "router", "SessionOpen -> SessionOpened"),
+    ("sawyer.v1.router.<router>.activate", "client", "router", "HiddenRows -> SummedRows"),
+    ("sawyer.v1.router.<router>.close", "client", "router", "SessionClose -> SessionClosed"),
     ("sawyer.v1.echo.<model>", "node", "router", "any bytes -> the same bytes"),
     ("sawyer.v1.cancel.<request>", "client", "router", "empty: stop this request"),
     ("sawyer.v1.ledger.<command>", "any", "bookkeeper", "LedgerCommand -> LedgerReply"),

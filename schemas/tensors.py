@@ -4,8 +4,9 @@ Layout, little-endian, no padding: a fixed header, a table of parts, a table of 
 (requests only, 32 bits each, grouped by expert in table order), then rows of `hidden` values. A message may carry rows
 of many requests: each has a part, or several where it may be that not all of its rows are used, and the rows of a part
 stand together. A request carries each row once and names the rows each expert works on, ascending; a reply carries one
-block an expert, in table order, and the parts as asked. An error reply carries ErrorBody JSON. Everything is checked
-against the message length before an array is made.
+block an expert, in table order, and the parts as asked. An error reply carries ErrorBody JSON. Between a client with a
+trunk of its own and a router there are no experts: one part, and its rows. Everything is checked against the message
+length before an array is made.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Kind(IntEnum):
     REQUEST = 1
     REPLY = 2
     ERROR = 3
+    HIDDEN = 4
+    SUMMED = 5
 
 
 class Dtype(IntEnum):
@@ -72,6 +75,7 @@ class Dtype(IntEnum):
     F32 = 2
 
 
+_OF_SESSIONS: Final = (Kind.HIDDEN, Kind.SUMMED)
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
 NUMPY: Final[dict[Dtype, np.dtype[np.floating[Any]]]] = {Dtype.F16: np.dtype("<f2"), Dtype.F32: np.dtype("<f4")}
@@ -150,7 +154,7 @@ def encode_request(message: ActivationRequest) -> bytes:
     indices = [np.ascontiguousarray(indices, "<u4") for _, indices in message.work]
     header = Header(
         kind=Kind.REQUEST,
-        dtype=_dtype_of(rows),
+        dtype=dtype_of(rows),
         flags=FLAG_REPLY_F32 if message.reply_f32 else 0,
         word_a=message.deadline_ms,
         word_b=0,
@@ -162,8 +166,8 @@ def encode_request(message: ActivationRequest) -> bytes:
         indices=sum([count for _, count in table]),
         parts=len(message.parts),
     )
-    _check_limits(header)
-    parts = _pack_parts(message.parts)
+    check_limits(header)
+    parts = pack_parts(message.parts)
     return b"".join((header.pack(), parts, _pack_table(table), *(each.data for each in indices), rows.data))
 
 
@@ -172,7 +176,7 @@ def decode_request(raw: bytes) -> ActivationRequest:
     header = read_header(raw)
     if header.kind is not Kind.REQUEST:
         raise MalformedMessage(f"expected an activation request, got kind {header.kind.name}")
-    parts, offset = _read_parts(raw, header)
+    parts, offset = read_parts(raw, header)
     if sum([part.rows for part in parts]) != header.rows:
         raise MalformedMessage(f"the parts do not add up to the {header.rows} rows that the header says")
     experts, ends, offset = _read_table(raw, header, offset)
@@ -186,7 +190,7 @@ def decode_request(raw: bytes) -> ActivationRequest:
     _check_indices(indices, ends, header.rows)
     if len(parts) > 1:
         _check_all_work(parts, indices, header.rows)
-    rows = _read_rows(raw, header, offset + 4 * header.indices)
+    rows = read_rows(raw, header, offset + 4 * header.indices)
     work = tuple((expert, indices[a:b]) for expert, (a, b) in zip(experts, pairwise((0, *ends)), strict=True))
     return ActivationRequest(
         parts=parts,
@@ -207,7 +211,7 @@ def encode_reply(message: ActivationReply) -> bytes:
     table = [(expert, len(block)) for expert, block in message.blocks]
     header = Header(
         kind=Kind.REPLY,
-        dtype=_dtype_of(blocks[0]),
+        dtype=dtype_of(blocks[0]),
         flags=0,
         word_a=message.compute_us,
         word_b=message.waited_us,
@@ -219,8 +223,8 @@ def encode_reply(message: ActivationReply) -> bytes:
         indices=0,
         parts=len(message.parts),
     )
-    _check_limits(header)
-    parts = _pack_parts(message.parts)
+    check_limits(header)
+    parts = pack_parts(message.parts)
     return b"".join((header.pack(), parts, _pack_table(table), *(block.data for block in blocks)))
 
 
@@ -237,16 +241,10 @@ def decode_answer(raw: bytes) -> ActivationReply | ActivationError:
     """What a node sent back. Raises MalformedMessage for anything that is neither a reply nor a typed error."""
     header = read_header(raw)
     if header.kind is Kind.ERROR:
-        if header.parts:
-            raise MalformedMessage("an error reply with parts")
-        try:
-            body = ErrorBody.model_validate_json(raw[HEADER_BYTES:])
-        except ValidationError as problem:
-            raise MalformedMessage("an error reply without a readable error") from problem
-        return ActivationError(body.to_error())
+        return ActivationError(read_error(raw, header))
     if header.kind is not Kind.REPLY:
         raise MalformedMessage(f"expected an activation reply, got kind {header.kind.name}")
-    parts, offset = _read_parts(raw, header)
+    parts, offset = read_parts(raw, header)
     experts, ends, offset = _read_table(raw, header, offset)
     if header.indices:
         raise MalformedMessage(f"an activation reply carries no row indices, the header says {header.indices}")
@@ -255,7 +253,7 @@ def decode_answer(raw: bytes) -> ActivationReply | ActivationError:
     expected = offset + header.rows * header.hidden * NUMPY[header.dtype].itemsize
     if len(raw) != expected:
         raise MalformedMessage(f"expected {expected} bytes, got {len(raw)}")
-    rows = _read_rows(raw, header, offset)
+    rows = read_rows(raw, header, offset)
     blocks = tuple((expert, rows[a:b]) for expert, (a, b) in zip(experts, pairwise((0, *ends)), strict=True))
     return ActivationReply(
         parts=parts,
@@ -265,6 +263,16 @@ def decode_answer(raw: bytes) -> ActivationReply | ActivationError:
         compute_us=header.word_a,
         waited_us=header.word_b,
     )
+
+
+def read_error(raw: bytes, header: Header) -> SawyerError:
+    """The typed error in an error reply with this header. Raises MalformedMessage."""
+    if header.parts:
+        raise MalformedMessage("an error reply with parts")
+    try:
+        return ErrorBody.model_validate_json(raw[HEADER_BYTES:]).to_error()
+    except ValidationError as problem:
+        raise MalformedMessage("an error reply without a readable error") from problem
 
 
 def read_header(raw: bytes) -> Header:
@@ -286,7 +294,7 @@ def read_header(raw: bytes) -> Header:
         _KINDS[kind], _DTYPES[dtype], flags, word_a, word_b, manifest, layer, experts, hidden, rows, indices, parts
     )
     if header.kind is not Kind.ERROR:
-        _check_limits(header)
+        check_limits(header)
     return header
 
 
@@ -348,10 +356,14 @@ def _sha256(rows: Rows) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(rows).data).digest()
 
 
-def _check_limits(header: Header) -> None:
+def check_limits(header: Header) -> None:
+    """Raises MalformedMessage for a number that the format does not take."""
+    of_session = header.kind in _OF_SESSIONS
+    if of_session and (header.experts or header.indices):
+        raise MalformedMessage("rows between client and router name no experts")
     for name, value, most in (
-        ("parts", header.parts, MAX_PARTS),
-        ("experts", header.experts, MAX_EXPERTS),
+        ("parts", header.parts, 1 if of_session else MAX_PARTS),
+        *(() if of_session else (("experts", header.experts, MAX_EXPERTS),)),
         ("rows", header.rows, MAX_ROWS),
         ("hidden", header.hidden, MAX_HIDDEN),
     ):
@@ -363,13 +375,14 @@ def _check_limits(header: Header) -> None:
         raise MalformedMessage(f"an activation request needs row indices, got {header.indices}")
 
 
-def _pack_parts(parts: tuple[Part, ...]) -> bytes:
+def pack_parts(parts: tuple[Part, ...]) -> bytes:
+    """The table of parts."""
     packed = [_PART.pack(bytes.fromhex(part.request), part.grant, part.sequence, part.rows) for part in parts]
     return packed[0] if len(packed) == 1 else b"".join(packed)
 
 
-def _read_parts(raw: bytes, header: Header) -> tuple[tuple[Part, ...], int]:
-    """The parts, and the offset of what follows."""
+def read_parts(raw: bytes, header: Header) -> tuple[tuple[Part, ...], int]:
+    """The table of parts, and the offset of what follows. Raises MalformedMessage."""
     offset = HEADER_BYTES + header.parts * PART_BYTES
     if len(raw) < offset:
         raise MalformedMessage(f"{len(raw)} bytes do not hold a table of {header.parts} parts")
@@ -426,11 +439,13 @@ def _read_table(raw: bytes, header: Header, start: int) -> tuple[tuple[int, ...]
     return experts, tuple(accumulate(counts)), offset
 
 
-def _read_rows(raw: bytes, header: Header, offset: int) -> Rows:
+def read_rows(raw: bytes, header: Header, offset: int) -> Rows:
+    """A read-only view of the rows that end a message."""
     return np.ndarray((header.rows, header.hidden), NUMPY[header.dtype], raw, offset)
 
 
-def _dtype_of(rows: Rows) -> Dtype:
+def dtype_of(rows: Rows) -> Dtype:
+    """Raises MalformedMessage unless this is a matrix of float16 or float32."""
     if rows.ndim != 2:
         raise MalformedMessage(f"rows must be a matrix, got {rows.ndim} dimensions")
     if rows.dtype == np.float16:

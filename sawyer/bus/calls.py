@@ -46,7 +46,12 @@ async def ask(
     bus: Bus, what: str, reply: type[ReplyT], question: Strict | None = None, *, timeout_s: float = ASK_TIMEOUT_S
 ) -> ReplyT:
     """A query to the bookkeeper. Raises the typed error it answers with, NobodyServes, NoAnswer."""
-    raw = await bus.request(subjects.query(what), question.canonical() if question else b"", timeout_s)
+    return await ask_at(bus, subjects.query(what), reply, question, timeout_s)
+
+
+async def ask_at(bus: Bus, subject: str, reply: type[ReplyT], question: Strict | None, timeout_s: float) -> ReplyT:
+    """A question that is answered with `reply`, or with a typed error, which is raised. Also NobodyServes, NoAnswer."""
+    raw = await bus.request(subject, question.canonical() if question else b"", timeout_s)
     try:
         refused = QueryError.model_validate_json(raw)
     except ValidationError:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sawyer.cli.generate import ModelOption, VerboseOption
+from sawyer.cli.generate import HOSTED, ModelOption, TrunkOption, VerboseOption, own_trunk
 from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, NatsOption
 from sawyer.cli.sampling import (
     CHAT_MAX_TOKENS,
@@ -49,6 +49,7 @@ def chat(
     repetition_penalty: PenaltyOption = None,
     stop: StopOption = None,
     seed: SeedOption = None,
+    trunk: TrunkOption = HOSTED,
     verbose: VerboseOption = False,
     account: AccountOption = "",
     home: HomeOption = None,
@@ -70,6 +71,7 @@ def chat(
         min_p=min_p, repetition_penalty=repetition_penalty, stop=stop, seed=seed, default_temperature=CHAT_TEMPERATURE,
     )  # fmt: skip
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=account, model=model)
-    code = run(settings, sampling, Talk(system, is_short=max_tokens is None), verbose=verbose)
+    talk = Talk(system, own_trunk(settings, trunk), is_short=max_tokens is None)
+    code = run(settings, sampling, talk, verbose=verbose)
     if code != EXIT_DONE:
         raise typer.Exit(code)

@@ -37,9 +37,10 @@ Ctrl-C stops an answer: what came is kept, and billed."""
 @dataclass(frozen=True)
 class Talk:
     """How a conversation is held, where it is one: its system message; `is_short`: nobody said how long an answer may
-    be, and a text that is continued has the shorter default."""
+    be, and a text that is continued has the shorter default. `trunk`: the folder of one to run here."""
 
     system: str = ""
+    trunk: Path | None = None
     is_short: bool = False
 
 
@@ -47,7 +48,7 @@ def run(settings: Settings, sampling: Sampling, talk: Talk, *, verbose: bool) ->
     """Chat until the end of the input. The exit code: if the lines came from a pipe, of the first error."""
     lines = Terminal(settings.home.path / HISTORY_FILE) if sys.stdin.isatty() else Pipe()
     ctrl_c = CtrlC()
-    with _connected(settings) as (loop, me):
+    with _connected(settings, talk.trunk) as (loop, me):
         model = chosen_model(me.network, settings["model"])
         left = loop.call(me.client.balance).available
         router = _router_of(loop.call(me.client.routers), model)
@@ -83,11 +84,11 @@ def _greeting(router: RouterReply, sampling: Sampling) -> str:
 
 
 @contextlib.contextmanager
-def _connected(settings: Settings) -> Iterator[tuple[LoopThread, Consumer]]:
+def _connected(settings: Settings, trunk: Path | None) -> Iterator[tuple[LoopThread, Consumer]]:
     """The account on a loop in a thread of its own: the connection lives while a person thinks."""
     loop, stack = LoopThread(), contextlib.AsyncExitStack()
     try:
-        yield loop, loop.call(lambda: stack.enter_async_context(consumer(settings)))
+        yield loop, loop.call(lambda: stack.enter_async_context(consumer(settings, trunk)))
         loop.call(stack.aclose)
     finally:
         loop.stop()

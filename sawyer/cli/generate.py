@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -33,11 +34,18 @@ if TYPE_CHECKING:
     from sawyer.client.stream import TextStream
 
 STDIN: Final = "-"
+HOSTED: Final = "hosted"
 ModelOption = Annotated[str, typer.Option("--model", metavar="NAME", help="The model; by default the only one.")]
 SpeculateOption = Annotated[
     bool,
     typer.Option(
         "--speculate/--no-speculate", help="Let the router compute likely tokens ahead; the text is the same."
+    ),
+]
+TrunkOption = Annotated[
+    str,
+    typer.Option(
+        "--trunk", metavar="WHERE", help="hosted: at a router. local: here, and prompt and text stay on this machine."
     ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what it cost, in a pipe too.")]
@@ -70,6 +78,7 @@ def generate(
         typer.Option("--logprobs", min=0, max=20, metavar="N", help="With --json: each token's, and the N likeliest."),
     ] = None,
     speculate: SpeculateOption = True,
+    trunk: TrunkOption = HOSTED,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     account: AccountOption = "",
@@ -88,10 +97,7 @@ def generate(
     """
     from sawyer.cli.conversation import Dialogue
 
-    if logprobs is not None and not as_json:
-        raise UsageError("--logprobs has no place in plain text", hint="Add --json.")
-    if system and not chat:
-        raise UsageError("--system has no place in a text that is continued", hint="Add --chat.")
+    _check_places(logprobs is not None and not as_json, bool(system) and not chat)
     sampling = chosen_sampling(
         max_tokens=max_tokens, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, stop=stop, seed=seed, default_temperature=0.0, logprobs=logprobs,
@@ -100,19 +106,45 @@ def generate(
     text = _stdin() if prompt == STDIN else prompt
     asked = Dialogue(system=system).prompt(text) if chat else text
     options = sampling.options(model_defaults=chat or model_defaults) | {"speculate": speculate}
-    if not asyncio.run(_generate(settings, asked, options, as_json=as_json, verbose=verbose)):
+    if not asyncio.run(
+        _generate(settings, own_trunk(settings, trunk), asked, options, as_json=as_json, verbose=verbose)
+    ):
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
+def _check_places(bare_logprobs: bool, bare_system: bool) -> None:
+    """Raises UsageError for an option without the other that it belongs to."""
+    if bare_logprobs:
+        raise UsageError("--logprobs has no place in plain text", hint="Add --json.")
+    if bare_system:
+        raise UsageError("--system has no place in a text that is continued", hint="Add --chat.")
+
+
+def own_trunk(settings: Settings, trunk: str) -> Path | None:
+    """The folder of the trunk to run here, brought from the network if it must be; None for one at a router. Raises
+    UsageError for another word, NoStore, WrongManifest, UnreachableError."""
+    from sawyer.cli.model_store import bring_trunk
+
+    if trunk not in (HOSTED, "local"):
+        raise UsageError(f"unknown trunk {trunk!r}", hint="Write hosted or local.")
+    return None if trunk == HOSTED else bring_trunk(settings)
+
+
 async def _generate(
-    settings: Settings, asked: str | Conversation, options: dict[str, Any], *, as_json: bool, verbose: bool
+    settings: Settings,
+    trunk: Path | None,
+    asked: str | Conversation,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+    verbose: bool,
 ) -> bool:
     """False if it was interrupted; then, too, what came and what was billed is told."""
     from sawyer.cli.answer import TextOut, bill_line, stoppable, tell
     from sawyer.cli.session import chosen_model, consumer
 
     out = TextOut()
-    async with consumer(settings) as me:
+    async with consumer(settings, trunk) as me:
         model = chosen_model(me.network, settings["model"])
         stream = me.client.stream(asked, model=model, **options)
         with stoppable(stream) as interrupts:

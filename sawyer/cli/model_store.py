@@ -52,6 +52,17 @@ def open_model(settings: Settings, model: str, format: str = "") -> ModelFiles:
     return asyncio.run(open_pulled(settings, network, published))
 
 
+def bring_trunk(settings: Settings) -> Path:
+    """The folder of a trunk that is whole here: of the model that these settings name, else of the only one there is.
+    Raises what `open_model` raises, UnreachableError, UnknownModel."""
+    from sawyer.cli.session import chosen_model
+
+    network = asyncio.run(network_told(settings))
+    files = open_model(settings, chosen_model(network, settings["model"]), "")
+    asyncio.run(bring_shown(files, trunk_paths(files.artifacts)))
+    return files.artifacts.folder
+
+
 async def bring_shown(files: ModelFiles, paths: Iterable[str]) -> None:
     """`files.bring`, with a bar on a terminal's stderr while files come from the network."""
     from sawyer.bus.pulling import PulledModel

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sawyer.bus.calls import ask
 from sawyer.bus.connection import NatsBus
@@ -156,13 +157,14 @@ def _where(source: str) -> str:
 
 
 @asynccontextmanager
-async def consumer(settings: Settings) -> AsyncIterator[Consumer]:
-    """The account of these settings, ready to ask. Raises UsageError if it was never opened in this home."""
+async def consumer(settings: Settings, trunk: Path | None = None) -> AsyncIterator[Consumer]:
+    """The account of these settings, ready to ask. `trunk`: the folder of one to run here. Raises UsageError if the
+    account was never opened in this home."""
     home, account = settings.home, AccountId(settings["account"])
     key = account_key(home, account)
     async with (
         connected(settings, f"client {account}") as (bus, network),
-        AsyncClient(account=account, key=key, bus=bus) as client,
+        AsyncClient(account=account, key=key, bus=bus, trunk=trunk or "hosted") as client,
     ):
         yield Consumer(home, account, client, network)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
 
 from sawyer.bus.calls import ASK_TIMEOUT_S, ask, record, survey
 from sawyer.bus.connection import NatsBus
@@ -15,11 +16,12 @@ from sawyer.bus.protocol import Bus
 from sawyer.client.asked import Conversation, messages_of, most_input_tokens, params_of
 from sawyer.client.door import check_pinned, home_of, identity_of, target_of
 from sawyer.client.offer import OfferedModel, offered
-from sawyer.client.stream import Generation, TextStream
+from sawyer.client.stream import Generation, HostedStream, TextStream
+from sawyer.client.trunks import Trunks
 from sawyer.clock import Clock, SystemClock
 from sawyer.contexts import NatsTarget
 from sawyer.economy.pricing import price_tokens, sheet_hash
-from sawyer.errors import RefusedError, UnknownModel, UsageError
+from sawyer.errors import MissingExtra, RefusedError, UnknownModel, UsageError
 from sawyer.home import Home
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
@@ -38,6 +40,7 @@ from sawyer.schemas.messages import (
     NetworkReply,
     RouterReply,
 )
+from sawyer.settings import Settings
 
 ORDER_VALID_MS: Final = 5 * 60 * 1000
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -57,6 +60,9 @@ class AsyncClient:
     `context` names a NATS context, `creds` a NATS credentials file; `url` may be a NatsTarget with all of it.
     `timeout_s`: the longest silence from the router before the same request is sent again, and in the end NoAnswer; a
     question waits as long, but never over ASK_TIMEOUT_S unless its own `timeout_s` says so.
+    `trunk`: "local" runs the model's dense layers in this process, and only experts elsewhere: prompts and texts never
+    leave this machine. The trunk is looked for in the home (`sawyer models pull NAME --trunk` brings it), or it is in
+    the folder given instead.
     `bus`: another transport than NATS (then left open); for tests.
     """
 
@@ -69,6 +75,7 @@ class AsyncClient:
         context: str = "",
         creds: Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        trunk: Literal["hosted", "local"] | Path = "hosted",
         bus: Bus | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -83,6 +90,7 @@ class AsyncClient:
         self._home: Home | None = None
         self._clock = clock or SystemClock()
         self._network: NetworkReply | None = None
+        self._trunks = _trunks(trunk)
 
     async def __aenter__(self) -> AsyncClient:
         await self.connect()
@@ -108,6 +116,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Idempotent."""
+        if self._trunks is not None:
+            await self._trunks.close()
         if self._bus is not None and self._own_bus:
             bus, self._bus = self._bus, None
             await bus.close()
@@ -207,7 +217,21 @@ class AsyncClient:
         )
         order = self._order(params, model, token_ceiling, request_id or new_request_id())
         order = order.model_copy(update={"trace": trace, "speculate": speculate})
-        return TextStream(self._connected(), ModelId(model), order, self._timeout_s)
+        if self._trunks is None:
+            return HostedStream(self._connected(), ModelId(model), order, self._timeout_s)
+        return self._local_stream(self._trunks, ModelId(model), order)
+
+    def _local_stream(self, trunks: Trunks, model: ModelId, order: InferRequest) -> TextStream:
+        try:
+            from sawyer.client.local import LocalStream  # noqa: PLC0415  (only who runs a trunk needs ONNX Runtime)
+        except ImportError as error:
+            raise MissingExtra(
+                f"a trunk cannot run here: {error.name} is not installed", hint="pip install 'sawyer[cpu]'"
+            ) from error
+
+        manifest = next(each.manifest for each in self._connected_network().models if each.model == model)
+        load = partial(trunks.load, model, manifest)
+        return LocalStream(self._connected(), model, order, self._timeout_s, load)
 
     def _order(self, params: GenerateParams, model: str, token_ceiling: int | None, request: RequestId) -> InferRequest:
         network = self._connected_network()
@@ -252,6 +276,15 @@ class AsyncClient:
         if self._network is None:
             raise UsageError("the client is not connected", hint="Use it as `async with AsyncClient(...) as client:`.")
         return self._network
+
+
+def _trunks(trunk: str | Path) -> Trunks | None:
+    """None for a client that leaves the trunk to routers. Raises UsageError for another word."""
+    if trunk == "hosted":
+        return None
+    if not isinstance(trunk, Path) and trunk != "local":
+        raise UsageError(f"unknown trunk {trunk!r}", hint='Write "hosted" or "local", or give the folder of a model.')
+    return Trunks(Settings.load().home, trunk if isinstance(trunk, Path) else None)
 
 
 def _salt(key: Key, request: RequestId) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -67,22 +68,15 @@ class _Unsettled(NoAnswer):
     """Silence, and the connection was lost a moment ago."""
 
 
-class TextStream:
+class TextStream(ABC):
     """Iterate over it for pieces of text; afterwards `.usage`, `.finish`, `.ids`, `.logprobs`. Leaving the `async with`
-    block early cancels: what was delivered is billed, and nothing more.
-
-    Messages are numbered. A gap or a silence longer than `timeout_s` makes the client send the same request again
-    (RESENDS times), which the router answers from the start; what was read already is not given twice.
-    """
+    block early cancels: what was delivered is billed, and nothing more."""
 
     def __init__(self, bus: Bus, model: ModelId, request: InferRequest, timeout_s: float) -> None:
         self._bus = bus
         self._model = model
         self._request = request
         self._timeout_s = timeout_s
-        self._inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
-        self._subscription: Subscription | None = None
-        self._next_n = 0
         self._ended = False
         self.request = RequestId(request.order.body.request)
         self.accepted: Accepted | None = None
@@ -94,7 +88,49 @@ class TextStream:
         self.repeated = False
         self.on_trace: Callable[[Trace], None] = self.traces.append
 
+    @abstractmethod
     async def __aenter__(self) -> TextStream:
+        """Ask."""
+
+    @abstractmethod
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Cancel what has not ended."""
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[str]:
+        """Pieces of text, as they come. After an interruption iterate on: nothing is lost. Raises the typed error that
+        ended it."""
+
+    @abstractmethod
+    async def cancel(self) -> None:
+        """Stop after the token that is under way. Iterating on gives the rest and the bill."""
+
+    async def result(self) -> Generation:
+        """Read to the end. Raises the typed error that ended it."""
+        text = "".join([piece async for piece in self])
+        assert self.usage is not None
+        assert self.finish is not None
+        return Generation(
+            self.request, text, tuple(self.ids), self.finish, self.usage, self.repeated, tuple(self.logprobs)
+        )
+
+
+class HostedStream(TextStream):
+    """The router holds the trunk and tells the text.
+
+    Messages are numbered. A gap or a silence longer than `timeout_s` makes the client send the same request again
+    (RESENDS times), which the router answers from the start; what was read already is not given twice.
+    """
+
+    def __init__(self, bus: Bus, model: ModelId, request: InferRequest, timeout_s: float) -> None:
+        super().__init__(bus, model, request, timeout_s)
+        self._inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
+        self._subscription: Subscription | None = None
+        self._next_n = 0
+
+    async def __aenter__(self) -> HostedStream:
         await self._send()
         return self
 
@@ -107,7 +143,6 @@ class TextStream:
         await self._unsubscribe()
 
     async def cancel(self) -> None:
-        """Stop after the token that is under way. Iterating on gives the rest and the bill."""
         await self._bus.publish(subjects.cancel(self.request), b"")
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -148,15 +183,6 @@ class TextStream:
     def _most_resends(self) -> int:
         """So many that the whole patience is the same, however often we ask."""
         return int((RESENDS + 1) * self._timeout_s / self._patience_s) - 1 if self._patience_s else RESENDS
-
-    async def result(self) -> Generation:
-        """Read to the end. Raises the typed error that ended it."""
-        text = "".join([piece async for piece in self])
-        assert self.usage is not None
-        assert self.finish is not None
-        return Generation(
-            self.request, text, tuple(self.ids), self.finish, self.usage, self.repeated, tuple(self.logprobs)
-        )
 
     def _note(self, event: Accepted | Trace | Done | Failed) -> None:
         match event:

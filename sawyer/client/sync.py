@@ -73,13 +73,15 @@ class Client:
         context: str = "",
         creds: Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        trunk: Literal["hosted", "local"] | Path = "hosted",
         bus: Bus | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Connects nowhere yet. Raises UsageError for a name that is none, or a key file that is not there."""
         self._client = AsyncClient(
-            url, account=account, key=key, context=context, creds=creds, timeout_s=timeout_s, bus=bus, clock=clock
-        )
+            url, account=account, key=key, context=context, creds=creds, timeout_s=timeout_s, trunk=trunk, bus=bus,
+            clock=clock,
+        )  # fmt: skip
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._closed = False

@@ -15,7 +15,8 @@ from sawyer.schemas.models import GenerationDefaults, ModelLayout
 @dataclass(frozen=True)
 class Engine:
     """What a router holds of one model, or a client with a trunk of its own. ONNX Runtime runs in `compute`, not on the
-    event loop unless for a moment. `chat` is None for a model without a chat template; `generation` is what its maker said of sampling."""
+    event loop unless for a moment. `chat` is None for a model without a chat template; `generation` is what its maker
+    said of sampling."""
 
     manifest: str
     layout: ModelLayout

@@ -14,7 +14,6 @@ from sawyer.errors import NobodyServes, NotAuthorised, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.commands import command
-from sawyer.router.admission import Admitted
 from sawyer.router.dispatch import RequestScope
 from sawyer.router.placement import Placement
 from sawyer.schemas import subjects
@@ -68,18 +67,18 @@ class Biller:
         await record(self._bus, command(reservation, self._name, self._key))
 
     async def post(
-        self, order: Signed[InferenceRequested], admitted: Admitted, scope: RequestScope, work: Work
+        self, order: Signed[InferenceRequested], input_tokens: int, scope: RequestScope, work: Work
     ) -> Usage:
         """Collect receipts, book the request, tell the bill. An empty answer costs nothing."""
         if work.output_tokens == 0:
             voided = await self.void(order.body, scope, EMPTY_ANSWER)
-            return self._usage(admitted, scope, work, {}, voided, 0)
+            return self._usage(input_tokens, scope, work, {}, voided, 0)
         receipts = await self._collect(scope)
         while True:
             body = InferenceCompleted(
                 network=order.body.network,
                 request=order,
-                input_tokens=admitted.input_tokens,
+                input_tokens=input_tokens,
                 output_tokens=work.output_tokens,
                 fed_tokens=work.fed_tokens,
                 finish=work.finish,
@@ -96,7 +95,7 @@ class Biller:
                 log.warning("request %s: the ledger refuses the receipt of %s: %s", scope.request, node, refused)
                 continue
             billed = sum(each.tokens for each in entry.decided.debited or ())
-            return self._usage(admitted, scope, work, receipts, entry.seq, billed)
+            return self._usage(input_tokens, scope, work, receipts, entry.seq, billed)
 
     async def void(self, order: InferenceRequested, scope: RequestScope, reason: str) -> int:
         """Give the hold back and let the nodes forget. Returns the entry's seq."""
@@ -149,7 +148,7 @@ class Biller:
 
     def _usage(
         self,
-        admitted: Admitted,
+        input_tokens: int,
         scope: RequestScope,
         work: Work,
         receipts: dict[NodeId, Signed[WorkReceipted]],
@@ -166,7 +165,7 @@ class Biller:
             for node in sorted(scope.meter.nodes)
         )
         return Usage(
-            input_tokens=admitted.input_tokens,
+            input_tokens=input_tokens,
             output_tokens=work.output_tokens,
             billed_tokens=billed,
             entry=entry,

@@ -95,7 +95,7 @@ class Run:
             raise
 
     async def _post(self, work: Work) -> None:
-        usage = await self._biller.post(self._request.order, self._admitted, self._scope, work)
+        usage = await self._biller.post(self._request.order, self._admitted.input_tokens, self._scope, work)
         self._booked = True
         self._tally.completed += 1
         await self._send(Done(n=self._stream.next_n, finish=work.finish, usage=usage))

@@ -19,23 +19,23 @@ from sawyer.clock import Clock
 from sawyer.engine.cache import KvCache
 from sawyer.engine.loaded import Engine
 from sawyer.engine.prompt import billed_input, prompt_ids
-from sawyer.errors import Busy, Cancelled, RefusedError, SawyerError
+from sawyer.errors import Busy, Cancelled, SawyerError
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, RequestId
-from sawyer.router.admission import Admitted, check_request, priced
+from sawyer.router.admission import Admitted
 from sawyer.router.billing import Biller
 from sawyer.router.context_memory import ContextMemory
 from sawyer.router.decoding import Decoding
 from sawyer.router.directory import Directory
 from sawyer.router.dispatch import Dispatcher
 from sawyer.router.forward import Forward
+from sawyer.router.orders import Orders
 from sawyer.router.run import Run
+from sawyer.router.sessions import Sessions
 from sawyer.router.stream import AnswerStream, AnswerStreams
 from sawyer.router.tally import Tally
 from sawyer.schemas import subjects, tensors
-from sawyer.schemas.events import InferenceRequested, TokensReserved
-from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, NetworkReply, RouterReply
-from sawyer.schemas.signed import Signed
+from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, RouterReply
 
 MAX_RUNNING: Final = 64
 """Requests that are read or written at the same time."""
@@ -81,6 +81,7 @@ class Router:
     ) -> None:
         """`context_bytes`: what the contexts of all running requests may take together. `speculate`: few sequences have
         what they may say next computed ahead."""
+        self._stopping = asyncio.Event()
         self._speculate = speculate
         self._bus = bus
         self._me = me
@@ -93,6 +94,7 @@ class Router:
         self._decoding = Decoding(Forward(engine.trunk, engine.compute, self._dispatcher))
         self._memory = ContextMemory(context_bytes)
         self._biller = Biller(bus, me.name, me.key, self._directory.placement, engine.manifest)
+        self._orders = Orders(self._directory, self._biller, model, clock)
         self._streams = AnswerStreams()
         self._tally = Tally()
         self._version = version
@@ -108,9 +110,12 @@ class Router:
             max_bytes=MAX_REQUEST_BYTES,
             busy=self._busy,
         )
+        self._sessions = Sessions(
+            bus, me.name, model, engine, self._dispatcher, self._orders, self._biller, self._tally,
+            self._stopping.is_set,
+        )  # fmt: skip
         self._running: dict[RequestId, Run] = {}
         self._cancelled: OrderedDict[RequestId, None] = OrderedDict()
-        self._stopping = asyncio.Event()
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """`started` is called once every expert is served by some node."""
@@ -119,7 +124,7 @@ class Router:
         async with AsyncExitStack() as stack:  # ends what began, the last one first, also when a start fails
             stack.callback(self._engine.close)
             stack.push_async_callback(self._decoding.stop)
-            for each in (self._gatherer, self._directory, status, echo, self._discovery(status, echo)):
+            for each in (self._gatherer, self._directory, status, echo, self._discovery(status, echo), self._sessions):
                 stack.push_async_callback(each.stop)
                 await each.start()
             cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
@@ -179,7 +184,7 @@ class Router:
             started_ms=self._started_ms,
             experts=len(layout.moe_layers) * layout.experts,
             missing=len(placement.missing(layout.moe_layers, layout.experts)),
-            running=len(self._running),
+            running=len(self._running) + self._sessions.running,
             waiting=self._requests.waiting + self._memory.waiting,
             context_bytes=self._memory.taken_bytes,
             context_limit_bytes=self._memory.limit_bytes,
@@ -214,8 +219,7 @@ class Router:
         request = read(InferRequest, message.data)
         order = request.order.body
         request_id = RequestId(order.request)
-        network = self._directory.network or await self._directory.refresh()
-        await asyncio.to_thread(check_request, request, network, self._model, self._clock.now_ms())
+        await self._orders.check_request(request)
         content = (order.account, order.model, order.content)
         known = self._streams.find(request_id, content)
         if known is not None:
@@ -224,7 +228,7 @@ class Router:
         stream = self._streams.open(request_id, content, message.reply)
         async with AsyncExitStack() as room:
             try:
-                admitted = await self._admit(request, network, room)
+                admitted = await self._admit(request, room)
             except SawyerError as error:
                 await self._refuse(stream, error)
                 return None
@@ -238,7 +242,7 @@ class Router:
         self._streams.trim()
         return None
 
-    async def _admit(self, request: InferRequest, network: NetworkReply, room: AsyncExitStack) -> Admitted:
+    async def _admit(self, request: InferRequest, room: AsyncExitStack) -> Admitted:
         """Check, take room for its context, price, and hold the tokens. Raises the refusal; then nothing is held."""
         if RequestId(request.order.body.request) in self._cancelled:
             raise Cancelled("the request was cancelled before it began")
@@ -247,19 +251,8 @@ class Router:
         rows = len(ids) + request.params.max_tokens
         await room.enter_async_context(self._memory.room(KvCache.bytes_for(engine.layout, rows)))
         input_tokens = billed_input(ids, engine.tokenizer.special)
-        reservation = await self._reserve(request.order, input_tokens, network)
+        reservation = await self._orders.reserve(request.order, input_tokens)
         return Admitted(ids, input_tokens, reservation)
-
-    async def _reserve(
-        self, order: Signed[InferenceRequested], input_tokens: int, network: NetworkReply
-    ) -> TokensReserved:
-        try:
-            reservation = await asyncio.to_thread(priced, order, input_tokens, network, self._clock.now_ms())
-        except RefusedError:  # prices may have changed since we asked
-            network = await self._directory.refresh()
-            reservation = await asyncio.to_thread(priced, order, input_tokens, network, self._clock.now_ms())
-        await self._biller.reserve(reservation)
-        return reservation
 
     async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
         self._tally.refused += 1

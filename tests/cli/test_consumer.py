@@ -63,6 +63,41 @@ def test_generate_json_is_one_object_that_agrees_with_the_balance(alice):
     assert answer["balance"] == before - 7 == alice("balance", "--json").json["available"]
 
 
+def test_generate_with_the_trunk_here_says_and_costs_the_same(alice):
+    hosted, local = (
+        alice("generate", "It was a", "--max-tokens", 12, "--json", "--trunk", trunk).json
+        for trunk in ("hosted", "local")
+    )
+    assert (local["ids"], local["text"]) == (hosted["ids"], hosted["text"])
+    assert local["usage"]["billed_tokens"] == hosted["usage"]["billed_tokens"] == 15
+
+
+def test_chat_with_the_trunk_here_answers(alice):
+    said = [
+        alice("chat", "--greedy", "--max-tokens", 8, "--trunk", trunk, text="It was a\n")
+        for trunk in ("hosted", "local")
+    ]
+    assert said[0].out == said[1].out != ""
+
+
+def test_trunk_at_no_place_is_refused(alice):
+    done = alice("generate", "It was a", "--trunk", "moon")
+    assert (done.code, "unknown trunk 'moon'" in done.err) == (2, True)
+
+
+def test_interrupted_generation_with_the_trunk_here_is_billed_what_came(tmp_path, up, alice):
+    before = alice("balance", "--json").json
+    asking = _started(tmp_path, up, "generate", "It was a", "--max-tokens", "450", "--trunk", "local", "-v")
+    assert asking.stdout.read(1)
+    asking.send_signal(signal.SIGINT)
+    _, err = asking.communicate(timeout=TIMEOUT_S)
+    assert asking.returncode == 130
+    assert "interrupted: 3 in + " in err
+    after = alice("balance", "--json").json
+    assert after["held"] == 0
+    assert 3 < before["available"] - after["available"] < 453
+
+
 def test_generate_reads_the_prompt_from_stdin_without_its_last_newline(alice):
     said = alice("generate", "It was a", "--max-tokens", 8)
     piped = alice("generate", "-", "--max-tokens", 8, text="It was a\n")

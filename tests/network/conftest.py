@@ -10,6 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -181,9 +182,11 @@ class Network:
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def client(self, account: str = "alice", key: Key | None = None) -> AsyncIterator[AsyncClient]:
+    async def client(
+        self, account: str = "alice", key: Key | None = None, trunk: Literal["hosted", "local"] | Path = "hosted"
+    ) -> AsyncIterator[AsyncClient]:
         key = key or load_or_create(self.home.account_key(account))
-        async with AsyncClient(self.url, account=account, key=key, timeout_s=20.0) as client:
+        async with AsyncClient(self.url, account=account, key=key, trunk=trunk, timeout_s=20.0) as client:
             yield client
 
     async def audit(self) -> ReplayReport:

@@ -17,6 +17,7 @@ PRINTED = {
         "cancelled ",
         "'",
         "A heroine.",
+        " tokens billed",
         "for 15 tokens",
         "all good",
     ],
@@ -38,6 +39,7 @@ async def test_example_runs_and_prints(page, number, network, tmp_path, monkeypa
     """As the user of a home: with its settings in the environment, and the key file beside the program."""
     key = network.home.account_key("alice")
     shutil.copy(key, tmp_path / "alice.nk")
+    shutil.copytree(network.artifacts.folder, network.home.models / network.artifacts.folder.name)
     monkeypatch.chdir(tmp_path)
     for name, value in {"HOME": network.home.path, "NATS": network.url, "ACCOUNT": "alice"}.items():
         monkeypatch.setenv(f"SAWYER_{name}", str(value))

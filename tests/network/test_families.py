@@ -45,7 +45,10 @@ async def test_network_gives_the_greedy_ids_of_transformers(founded_with, tmp_pa
     spoken = list(itertools.takewhile(lambda token: token not in layout.eos, greedy))
     async with network.client() as client:
         answer = await client.generate(prompt, model=model, max_tokens=len(greedy))
-    assert list(answer.ids) == spoken
+    async with network.client(trunk=network.artifacts.folder) as client:
+        local = await client.generate(prompt, model=model, max_tokens=len(greedy))
+    assert list(answer.ids) == list(local.ids) == spoken
+    assert answer.usage.billed_tokens == local.usage.billed_tokens
     fed = len(prompt.split()) + min(len(spoken), len(greedy) - 1)  # the last of as many as were asked for is not fed
     assert sum(node.rows for node in answer.usage.nodes) == fed * layout.rows_per_token
     assert (await network.audit()).ok

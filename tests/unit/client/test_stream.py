@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
-from sawyer.client.stream import RESENDS, TextStream, TokenLogprob
+from sawyer.client.stream import RESENDS, HostedStream, TextStream, TokenLogprob
 from sawyer.errors import (
     AlreadyCompleted,
     BudgetTooSmall,
@@ -45,7 +45,7 @@ def request_(keys: dict[str, Key], event_examples: dict[str, Fact]) -> InferRequ
 
 @pytest.fixture
 def open_stream(memory: MemoryNetwork, request_: InferRequest) -> Open:
-    return lambda timeout_s=PATIENCE_S: TextStream(MemoryBus(memory), MODEL, request_, timeout_s)
+    return lambda timeout_s=PATIENCE_S: HostedStream(MemoryBus(memory), MODEL, request_, timeout_s)
 
 
 async def read(stream: TextStream) -> list[str]:

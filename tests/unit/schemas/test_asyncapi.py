@@ -18,7 +18,7 @@ from jsonschema import Draft7Validator
 
 from sawyer.errors import Busy, MissingExtra
 from sawyer.ids import RequestId
-from sawyer.schemas import asyncapi, events, generate, messages, shapes, subjects, tensors
+from sawyer.schemas import asyncapi, events, generate, messages, sessions, shapes, subjects, tensors
 from sawyer.schemas.base import Strict
 from sawyer.schemas.exchanges import EXCHANGES, ROLES, VERBS, Command
 from sawyer.schemas.messages import Accepted, InferMessage, LedgerReply
@@ -148,11 +148,13 @@ def test_queue_groups_are_bound_where_one_of_many_answers(document: dict[str, An
     bound = {
         name: each["bindings"]["nats"]["queue"] for name, each in document["operations"].items() if "bindings" in each
     }
-    assert bound == {"receive_generation": subjects.ROUTERS, "receive_echo": subjects.ROUTERS}
+    assert bound == dict.fromkeys(["receive_generation", "receive_session", "receive_echo"], subjects.ROUTERS)
 
 
 def test_every_published_message_is_on_the_bus(document: dict[str, Any]) -> None:
-    assert {message.__name__ for message in messages.MESSAGES} - set(document["components"]["schemas"]) == set()
+    assert {message.__name__ for message in (*messages.MESSAGES, *sessions.MESSAGES)} - set(
+        document["components"]["schemas"]
+    ) == set()
 
 
 def test_every_event_can_be_asked_for_by_one_role(document: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ def test_request_with_two_parts_of_different_sequence_is_read() -> None:
         (changed(REQUEST, magic=b"SWYS"), "wrong magic"),
         (changed(REQUEST, version=1), "expected message version 2, got 1"),
         (changed(REQUEST, kind=0), "unknown kind 0"),
-        (changed(REQUEST, kind=4), "unknown kind 4"),
+        (changed(REQUEST, kind=6), "unknown kind 6"),
         (changed(REQUEST, dtype=0), "dtype 0"),
         (changed(REQUEST, dtype=3), "dtype 3"),
         (changed(REQUEST, flags=2), "unknown flags 0x2"),
