@@ -11,6 +11,7 @@ from sawyer.bench.chaos_book import BookVerdict
 from sawyer.bench.chaos_load import Asked
 from sawyer.bench.chaos_plan import KINDS, Kind
 from sawyer.bench.machine import Machine
+from sawyer.bench.memory import Held, Holding, holdings
 
 V: Final = 1
 """Version of the JSON object."""
@@ -128,7 +129,7 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class ChaosResult:
     """A whole run. `changed`: requests that were told another token than one machine alone computes. `wrong` are the
-    first of those that failed or changed."""
+    first of those that failed or changed. `memory`: by program, of its longest life."""
 
     v: int
     requests: int
@@ -147,6 +148,7 @@ class ChaosResult:
     quick: bool
     errors: dict[str, int]
     wrong: tuple[Failure, ...]
+    memory: dict[str, Holding]
     machine: Machine
 
     @property
@@ -156,10 +158,10 @@ class ChaosResult:
 
     @classmethod
     def of(
-        cls, asked: Sequence[Asked], windows: Sequence[Window], replay: BookVerdict, machine: Machine, *, seed: int,
-        seconds: float, streams: int, nodes: int, model: str, quick: bool,
+        cls, asked: Sequence[Asked], windows: Sequence[Window], samples: Sequence[Held], replay: BookVerdict,
+        machine: Machine, *, seed: int, seconds: float, streams: int, nodes: int, model: str, quick: bool,
     ) -> ChaosResult:  # fmt: skip
-        """Of all requests, all faults and the book of a run whose load lasted so many seconds."""
+        """Of all requests, faults and samples of memory, and the book, of a run whose load lasted so many seconds."""
         tokens = sum(len(each.ids) for each in asked)
         wrong = [each for each in asked if each.error or each.changed]
         return cls(
@@ -180,6 +182,7 @@ class ChaosResult:
             quick=quick,
             errors=dict(Counter(each.error for each in asked if each.error)),
             wrong=tuple(_failure(each, windows) for each in wrong[:MOST_TOLD]),
+            memory=holdings(samples),
             machine=machine,
         )
 

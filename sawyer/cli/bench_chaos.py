@@ -88,6 +88,7 @@ def _show(result: ChaosResult) -> None:
         line(f"{each.request[:8]} {each.prompt!r}, {each.tokens} tokens, {each.seconds:g} s, during {during}: "
              f"{each.error or 'changed'} {each.why}")  # fmt: skip
     _show_stalls(result)
+    _show_memory(result)
     _show_book(result)
 
 
@@ -101,6 +102,18 @@ def _show_stalls(result: ChaosResult) -> None:
     stall = result.stall_ms
     together = f"{stall.p50:,} / {stall.p99:,} / {stall.max:,}"
     rows.append(["all faults", sum(result.faults.values()), together, "", "", ""])
+    table(columns, rows, numeric=columns[1:])
+
+
+def _show_memory(result: ChaosResult) -> None:
+    if not result.memory:
+        return
+    heading("Memory in MB: soon after the start of each program's longest life, at its end, and the most")
+    columns = ["program", "seconds", "early", "late", "most", "more open files"]
+    rows = [
+        [name, f"{each.seconds:g}", f"{each.early_mb:,}", f"{each.late_mb:,}", f"{each.most_mb:,}", each.files_grown]
+        for name, each in result.memory.items()
+    ]
     table(columns, rows, numeric=columns[1:])
 
 

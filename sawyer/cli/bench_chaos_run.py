@@ -18,6 +18,7 @@ from sawyer.bench.chaos_load import Asked, Known, Load
 from sawyer.bench.chaos_plan import SLOW_FACTOR, Fault, schedule
 from sawyer.bench.chaos_result import ChaosResult, Window
 from sawyer.bench.machine import this_machine
+from sawyer.bench.memory import Held, held
 from sawyer.bench.tokens import Local
 from sawyer.cli.bench_network import ACCOUNT, Notice, OwnNetwork, own_home, own_network, run_here, split_here
 from sawyer.cli.network import until_seen
@@ -34,6 +35,8 @@ PROMPTS: Final = (
 QUICK_PROMPTS: Final = 3
 SLICE_S: Final = 0.005
 """A slow node runs for one slice, and stands still for SLOW_FACTOR - 1 of them."""
+SAMPLE_S: Final = 0.5
+"""Between two looks at what the processes hold."""
 STANDSTILL_S: Final = 20.0
 DRAIN_S: Final = 60.0
 """How long requests may go on after the last fault: whatever has not ended then has failed."""
@@ -66,8 +69,8 @@ def run_chaos(plan: ChaosPlan, nats_server: str, loop: str, notice: Notice) -> C
         asked, windows, seconds = run_here(chaos.run(known, nats_server), loop)
         notice("proving the book")
         return ChaosResult.of(
-            asked, windows, judge(home, asked), machine, seed=plan.seed, seconds=seconds, streams=plan.streams,
-            nodes=plan.nodes, model=DEMO_MODEL, quick=plan.quick,
+            asked, windows, chaos.samples, judge(home, asked), machine, seed=plan.seed, seconds=seconds,
+            streams=plan.streams, nodes=plan.nodes, model=DEMO_MODEL, quick=plan.quick,
         )  # fmt: skip
 
 
@@ -87,6 +90,7 @@ class _Chaos:
         self._asked: list[Asked] = []
         self._moved = asyncio.Event()
         self._windows: list[Window] = []
+        self.samples: list[Held] = []
 
     async def run(self, known: tuple[Known, ...], nats_server: str) -> tuple[list[Asked], list[Window], float]:
         """What was asked, which faults were on when, and how many seconds the load lasted. Raises SawyerError if a
@@ -97,6 +101,7 @@ class _Chaos:
             names = await self._serve(network)
             load = Load(network.url, ACCOUNT, network.key, DEMO_MODEL, known, plan.streams, plan.tokens)
             began_s, stopping = perf_counter(), asyncio.Event()
+            sampling = asyncio.create_task(self._sample(network))
             asking = asyncio.create_task(load.run(stopping, self._moved, asked))
             try:
                 await self._hurt(network, names, began_s + plan.seconds, asking)
@@ -106,10 +111,19 @@ class _Chaos:
             finally:
                 seconds = perf_counter() - began_s
                 asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
+                sampling.cancel()
+                await asyncio.gather(asking, sampling, return_exceptions=True)
             if not asking.cancelled():
                 asking.result()
         return asked, self._windows, seconds
+
+    async def _sample(self, network: OwnNetwork) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            for name, pid in network.pids().items():
+                sample = held(name, pid, perf_counter())
+                if sample is not None:
+                    self.samples.append(sample)
 
     async def _serve(self, network: OwnNetwork) -> list[str]:
         """A router and the nodes, ready. Returns the nodes' names."""

@@ -66,6 +66,10 @@ class Programs:
         self._children[part.name] = child = await Child.start(part, self._home.logs)
         return child
 
+    def pids(self) -> dict[str, int]:
+        """By name, of those that were started last."""
+        return {name: child.pid for name, child in self._children.items()}
+
     async def kill(self, name: str) -> None:
         """SIGKILL; returns when the process is gone."""
         self._children[name].kill()
@@ -101,6 +105,10 @@ class Server:
         self._program = program
         self.url = child.url
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     async def kill(self) -> None:
         """SIGKILL; returns when the process is gone."""
         os.kill(self._child.pid, signal.SIGKILL)
@@ -129,6 +137,10 @@ class OwnNetwork:
     @property
     def url(self) -> str:
         return self.server.url
+
+    def pids(self) -> dict[str, int]:
+        """Of every program, by name."""
+        return {"nats-server": self.server.pid, **self.programs.pids()}
 
 
 @contextlib.asynccontextmanager

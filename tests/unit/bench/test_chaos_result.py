@@ -32,7 +32,7 @@ def asked(
 
 def result(*requests: Asked, book: BookVerdict = BOOK, windows: tuple[Window, ...] = ()) -> ChaosResult:
     return ChaosResult.of(
-        requests, windows, book, MACHINE, seed=1, seconds=2.0, streams=1, nodes=2, model="austen-8m", quick=True
+        requests, windows, (), book, MACHINE, seed=1, seconds=2.0, streams=1, nodes=2, model="austen-8m", quick=True
     )
 
 
