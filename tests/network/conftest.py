@@ -208,15 +208,16 @@ def _drain_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def founding(folder: Path, artifacts: Artifacts) -> AsyncIterator[Network]:
-    """A founded network: bookkeeper, prices, the model published, alice with a budget. No router and no node yet."""
+async def founding(folder: Path, artifacts: Artifacts, url: str = "") -> AsyncIterator[Network]:
+    """A founded network: bookkeeper, prices, the model published, alice with a budget. No router and no node yet.
+    `url`: a server that runs already."""
     home = Home(folder / "home")
     pin = pinned_network(home)
     async with contextlib.AsyncExitStack() as stack:
-        server = stack.enter_context(LocalServer.start(folder / "nats"))
-        bus = await NatsBus.connect(server.url, name="operator")
+        url = url or stack.enter_context(LocalServer.start(folder / "nats")).url
+        bus = await NatsBus.connect(url, name="operator")
         stack.push_async_callback(bus.close)
-        made = Network(server.url, home, artifacts, NetworkId(pin.network), bus, stack)
+        made = Network(url, home, artifacts, NetworkId(pin.network), bus, stack)
         await start_bookkeeper(made)
         founder = Founder(bus, home, pin, SystemClock())
         await founder.found()
