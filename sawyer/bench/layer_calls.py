@@ -4,13 +4,14 @@ the yardstick beside it, plain requests with messages of the same sizes."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from sawyer.bench.echo import subject
+from sawyer.bench.echo import own_subject, subject
 from sawyer.bus.gather import Gatherer
 from sawyer.bus.plain import PlainClient
 from sawyer.bus.protocol import Bus
@@ -29,6 +30,8 @@ COVERED_TIMEOUT_S: Final = 20.0
 FINISH_TIMEOUT_S: Final = 10.0
 ECHO_TIMEOUT_S: Final = 10.0
 SEED: Final = 11
+NODE_HIDDEN: Final = 4096
+"""Mixtral's: a row of 8 KB in float16."""
 
 
 @dataclass
@@ -101,9 +104,9 @@ class LayerCaller:
         await self._finish(scope)
         return measured
 
-    async def measure_gathered(self, echoes: list[str], count: int) -> list[float]:
+    async def measure_gathered(self, sent: EchoRound, count: int) -> list[float]:
         """As measure_plain, from this caller's one inbox. Raises NoAnswer."""
-        data, targets = _echo_round(echoes, self._layout)
+        data, targets = sent
         taken_us = []
         for _ in range(count):
             started = perf_counter()
@@ -130,22 +133,34 @@ class LayerCaller:
             await self._bus.request(subjects.finish(node), finish.canonical(), FINISH_TIMEOUT_S)
 
 
-async def measure_plain(client: PlainClient, echoes: list[str], artifacts: Artifacts, count: int) -> list[float]:
-    """Microseconds of `count` rounds of plain requests: as many at once as the model's top k, round the echoes, with
-    request and answer as long as those of one row and one expert. Raises NoAnswer."""
-    data, targets = _echo_round(echoes, artifacts.layout)
+async def measure_plain(client: PlainClient, sent: EchoRound, count: int) -> list[float]:
+    """Microseconds of `count` rounds of plain requests, all of a round at once. Raises NoAnswer."""
     taken_us = []
     for _ in range(count):
         started = perf_counter()
-        await client.ask_all(targets, data)
+        await client.ask_all(sent.targets, sent.data)
         taken_us.append((perf_counter() - started) * 1e6)
     return taken_us
 
 
-def _echo_round(echoes: list[str], layout: ModelLayout) -> tuple[bytes, list[str]]:
-    """What to send, and to which subjects."""
-    asked, answered = message_bytes(layout.hidden)
-    return bytes(asked), [subject(echoes[n % len(echoes)], answered) for n in range(layout.top_k)]
+class EchoRound(NamedTuple):
+    """What to send at once, and to which subjects."""
+
+    data: bytes
+    targets: list[str]
+
+    @classmethod
+    def of_layer(cls, echoes: Sequence[str], layout: ModelLayout) -> EchoRound:
+        """As many requests as the model's top k, round the echoes, with request and answer as long as those of one row
+        and one expert."""
+        asked, answered = message_bytes(layout.hidden)
+        return cls(bytes(asked), [subject(echoes[n % len(echoes)], answered) for n in range(layout.top_k)])
+
+    @classmethod
+    def of_nodes(cls, echoes: Sequence[str], *, own: bool) -> EchoRound:
+        """One request to each echo, with one row of NODE_HIDDEN values. `own`: over our bus at both ends."""
+        asked, answered = message_bytes(NODE_HIDDEN)
+        return cls(bytes(asked), [(own_subject if own else subject)(echo, answered) for echo in echoes])
 
 
 def message_bytes(hidden: int) -> tuple[int, int]:

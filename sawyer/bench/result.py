@@ -16,6 +16,7 @@ GOAL_LAYER_CALL_US: Final = 3000
 GOAL_RATIO: Final = 0.5
 GOAL_STREAMS_RATIO: Final = 0.8
 GOAL_STREAMS_GAIN: Final = 4.0
+GOAL_FOUR_RATIO: Final = 0.5
 V: Final = 1
 """Version of the JSON object."""
 
@@ -35,6 +36,8 @@ class Rounds:
     single: list[Calls] = field(default_factory=list)
     plain_us: list[list[float]] = field(default_factory=list)
     gathered_us: list[list[float]] = field(default_factory=list)
+    four_plain_us: list[list[float]] = field(default_factory=list)
+    four_own_us: list[list[float]] = field(default_factory=list)
     batches: dict[int, list[Calls]] = field(default_factory=dict)
 
 
@@ -64,7 +67,8 @@ class ModelResult:
     """One model. `ratio`: distributed over in process, round by round; `streams_ratio`: the same with `streams` at
     once; `streams_gain`: over the network, so many at once over one. `communication_us`: of a layer call with one
     row, all but compute; `plain_us`: as many plain requests, `gathered_us`: the same through bus/gather.py, both to
-    echoes; `communication_ratio`, `gathered_ratio`: over plain."""
+    echoes; `communication_ratio`, `gathered_ratio`: over plain. `four_plain_us`, `four_own_us`: a row of 8 KB to
+    each of four processes and back, by plain requests and over our bus at both ends; `four_ratio`: ours over plain."""
 
     model: str
     layers: int
@@ -88,6 +92,9 @@ class ModelResult:
     communication_ratio: Spread
     gathered_us: Spread
     gathered_ratio: Spread
+    four_plain_us: Spread
+    four_own_us: Spread
+    four_ratio: Spread
     activations_per_second: Spread
     batches: tuple[Batch, ...]
 
@@ -97,6 +104,7 @@ class ModelResult:
         communication = [median(each.communication_us) for each in rounds.single]
         plain = [median(each) for each in rounds.plain_us]
         gathered = [median(each) for each in rounds.gathered_us]
+        four_plain, four_own = ([median(us) for us in each] for each in (rounds.four_plain_us, rounds.four_own_us))
         return cls(
             model=rounds.model,
             layers=layout.layers,
@@ -120,6 +128,9 @@ class ModelResult:
             communication_ratio=Spread.of(ratios(communication, plain)),
             gathered_us=Spread.of(gathered),
             gathered_ratio=Spread.of(ratios(gathered, plain)),
+            four_plain_us=Spread.of(four_plain),
+            four_own_us=Spread.of(four_own),
+            four_ratio=Spread.of(ratios(four_own, four_plain)),
             activations_per_second=Spread.of([each.top_k * each.calls_per_second for each in rounds.single]),
             batches=tuple(Batch.of(each) for each in rounds.batches.values()),
         )
@@ -169,6 +180,9 @@ class BenchResult:
             _at_least("distributed_ratio", GOAL_RATIO, first.ratio),
             _at_least("streams_ratio", GOAL_STREAMS_RATIO, first.streams_ratio),
             _at_least("streams_gain", GOAL_STREAMS_GAIN, first.streams_gain),
+            Goal(
+                "four_nodes_ratio", GOAL_FOUR_RATIO, first.four_ratio.median, first.four_ratio.median <= GOAL_FOUR_RATIO
+            ),
         )
         return cls(
             v=V,

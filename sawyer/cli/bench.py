@@ -82,6 +82,9 @@ def _column(model: ModelResult) -> list[tuple[str, str]]:
         ("gathered requests us", spread_text(model.gathered_us)),
         ("communication / plain", spread_text(model.communication_ratio, digits=2)),
         ("gathered / plain", spread_text(model.gathered_ratio, digits=2)),
+        ("4 nodes, 8 KB: plain requests us", spread_text(model.four_plain_us)),
+        ("4 nodes, 8 KB: our bus us", spread_text(model.four_own_us)),
+        ("our bus / plain", spread_text(model.four_ratio, digits=2)),
         ("activations/s, one row", spread_text(model.activations_per_second)),
     ]
     for batch in model.batches:

@@ -17,7 +17,7 @@ from typing import Final
 
 from sawyer import leash
 from sawyer.bench import echo
-from sawyer.bench.layer_calls import LayerCaller, measure_plain
+from sawyer.bench.layer_calls import EchoRound, LayerCaller, measure_plain
 from sawyer.bench.machine import this_machine
 from sawyer.bench.result import BenchResult, ModelResult, Rounds
 from sawyer.bench.synthetic import Shape, prompt, write_checkpoint
@@ -39,6 +39,7 @@ from sawyer.model.artifacts import Artifacts
 from sawyer.model.catalog import DEMO_MODEL, demo_checkpoint
 
 NODES: Final = 2
+ECHOES: Final = 4
 PROMPT_WORDS: Final = 8
 DEMO_PROMPT: Final = "It was a"
 
@@ -107,7 +108,7 @@ async def _measure_all(
 ) -> tuple[ModelResult, ...]:
     notice("starting a network")
     async with own_network(home, models, nats_server) as network, contextlib.AsyncExitStack() as stack:
-        echoes = [f"echo-{n + 1}" for n in range(NODES)]
+        echoes = [f"echo-{n + 1}" for n in range(ECHOES)]
         for name in echoes:
             await _start_echo(stack, home, name, network.url)
         plain = await PlainClient.connect(network.url, "bench-plain")
@@ -150,8 +151,11 @@ async def _round(
     into.distributed.append(together.tokens_per_second)
     await _streams(bench, local, client, text, into)
     into.single.append(await caller.measure(1, plan.calls))
-    into.plain_us.append(await measure_plain(bench.plain, bench.echoes, artifacts, plan.calls))
-    into.gathered_us.append(await caller.measure_gathered(bench.echoes, plan.calls))
+    layer = EchoRound.of_layer(bench.echoes[:NODES], artifacts.layout)
+    into.plain_us.append(await measure_plain(bench.plain, layer, plan.calls))
+    into.gathered_us.append(await caller.measure_gathered(layer, plan.calls))
+    into.four_plain_us.append(await measure_plain(bench.plain, EchoRound.of_nodes(bench.echoes, own=False), plan.calls))
+    into.four_own_us.append(await caller.measure_gathered(EchoRound.of_nodes(bench.echoes, own=True), plan.calls))
     for rows in plan.batches:
         into.batches.setdefault(rows, []).append(await caller.measure(rows, plan.batch_calls))
 

@@ -28,6 +28,7 @@ def test_bench_json_names_ratio_activations_and_goals(sawyer, temporary):
     assert result["activations_per_second"] == synthetic["activations_per_second"]["median"] > 0
     assert [goal["name"] for goal in result["goals"]] == [
         "activations_per_second", "layer_call_p50_us", "distributed_ratio", "streams_ratio", "streams_gain",
+        "four_nodes_ratio",
     ]  # fmt: skip
     assert [batch["rows"] for batch in synthetic["batches"]] == [32]
     assert done.err == ""
@@ -40,7 +41,7 @@ def test_bench_prints_a_table_and_the_goals(sawyer):
     assert " on uvloop\n" in done.out
     for label in ("tokens/s distributed", "communication us", "plain requests us", "32 rows a layer", "activations/s"):
         assert label in done.out
-    assert done.out.count("met") + done.out.count("missed") == 5
+    assert done.out.count("met") + done.out.count("missed") == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
