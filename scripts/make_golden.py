@@ -187,7 +187,7 @@ class Reference:
         for _ in range(steps):
             rows.append(output.logits[0, -1].numpy())
             taken.append(int(rows[-1].argmax()))
-            output = self._model(torch.tensor([taken[-1:]]), past_key_values=output.past_key_values, use_cache=True)
+            output = self._model(torch.tensor([taken[-1:]]), cache=output.past_key_values, use_cache=True)
         return taken, np.stack(rows)
 
 

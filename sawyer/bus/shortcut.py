@@ -94,6 +94,17 @@ class ShortClient(Client):
         counts["out_bytes"] += len(data)
         return True
 
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """As nats-py does; but where its flusher has ended on a socket that is gone, and it has not been told that we
+        are disconnected, it writes to that socket itself. What waits stays waiting: it is sent after the reconnect."""
+        try:
+            return await super()._flush_pending(force_flush)
+        except (RuntimeError, OSError) as error:  # uvloop's word for a closed socket, and that of others
+            log.debug("what waits to be written waits on: %s", error)
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         """After what waits to be written: nats-py writes its PING past that, and the PONG would answer for nothing."""
         try:

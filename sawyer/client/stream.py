@@ -157,7 +157,7 @@ class HostedStream(TextStream):
             except (NoAnswer, NobodyServes) as error:
                 away = isinstance(error, NobodyServes)
                 most = RESENDS if isinstance(error, _Gap) else self._most_resends
-                if resends >= most or (away and self.accepted is None):
+                if resends >= most or (away and self.accepted is None and not self._bus.settling):
                     raise
                 if away:
                     await asyncio.sleep(min(pause_s, self._patience_s))

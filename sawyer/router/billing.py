@@ -10,7 +10,7 @@ from typing import Final
 from sawyer.bus.calls import read, record
 from sawyer.bus.protocol import Bus
 from sawyer.engine.answer import FinishReason
-from sawyer.errors import NobodyServes, NotAuthorised, SawyerError
+from sawyer.errors import NoAnswer, NotAuthorised, SawyerError, UnreachableError
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.commands import command
@@ -28,6 +28,8 @@ from sawyer.schemas.messages import FinishReply, NodeUse, Usage
 from sawyer.schemas.signed import Signed
 
 FINISH_TIMEOUT_S: Final = 2.0
+FINISH_FIRST_S: Final = 0.5
+"""The question, or its answer, may be lost: then it is asked again. A node signs once."""
 SETTLE_PAUSE_S: Final = 0.2
 """A node signs within milliseconds. One that does not in this time has no receipt, and earns nothing."""
 POST_PATIENCE_S: Final = 45.0
@@ -129,13 +131,16 @@ class Biller:
         return reply.receipt
 
     async def _ask_finish(self, node: NodeId, finish: bytes) -> bytes:
-        """The node's answer. One that is gone is not waited for, but while all are coming back after the server did."""
-        until_s = asyncio.get_running_loop().time() + FINISH_TIMEOUT_S
+        """The node's answer. One that is gone is not waited for, but while all are coming back after the server did;
+        and what was lost with the connection is asked again."""
+        now_s = asyncio.get_running_loop().time
+        until_s = now_s() + FINISH_TIMEOUT_S
         while True:
             try:
-                return await self._bus.request(subjects.finish(node), finish, FINISH_TIMEOUT_S)
-            except NobodyServes:
-                if not self._bus.settling or asyncio.get_running_loop().time() >= until_s:
+                return await self._bus.request(subjects.finish(node), finish, FINISH_FIRST_S)
+            except UnreachableError as error:
+                waits = self._bus.settling or isinstance(error, NoAnswer)
+                if not waits or now_s() + SETTLE_PAUSE_S >= until_s:
                     raise
                 await asyncio.sleep(SETTLE_PAUSE_S)
 

@@ -110,6 +110,24 @@ async def test_write_that_uvloop_refuses_is_left_to_nats_py(bus: NatsBus, monkey
     assert bus._client.stats["out_msgs"] == 0
 
 
+async def test_message_for_a_socket_that_is_gone_before_nats_py_knows_waits_for_the_reconnect(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flusher has ended there; so it writes to the socket itself, and uvloop raises."""
+
+    def closed(_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    client = bus._client
+    with monkeypatch.context() as patched:
+        for write in ("write", "writelines"):
+            patched.setattr(client._transport, write, closed)
+        client._flusher_task.cancel()
+        await asyncio.gather(client._flusher_task, return_exceptions=True)
+        await bus.publish("a", b"kept")
+    assert any(b"kept" in each for each in client._pending)
+
+
 async def test_nats_py_without_the_names_goes_its_own_way(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(bus._client, "_pending")
     assert not bus._client.send_now("a", b"", "")

@@ -253,6 +253,21 @@ async def test_nobody_serving_is_told_at_once_and_names_the_model(memory: Memory
             await asyncio.wait_for(read(stream), PATIENCE_S)
 
 
+async def test_router_that_is_not_back_yet_after_the_server_is_waited_for_by_a_new_request_too(
+    router: Any, say: Any, open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router.script = lambda _: [say.accepted(), say.delta(1), say.done(2)]
+    await router.listening.unsubscribe()
+
+    async def pause(_: float) -> None:
+        await router.start()
+
+    async with open_stream() as stream:
+        stream._bus.settling = True
+        monkeypatch.setattr("sawyer.client.stream.asyncio.sleep", pause)
+        assert (await asyncio.wait_for(stream.result(), PATIENCE_S)).text == "<1>"
+
+
 @pytest.mark.parametrize(
     "raw", [b"", b"garbage", b'{"e":{"event":"unknown","n":0}}', b'{"e":{"event":"delta","n":-1}}']
 )
