@@ -46,10 +46,11 @@ class Departures:
 
 
 class DelayProxy:
-    """Listens on loopback and passes every connection on to `host`:`port`; use it as an async context manager.
-    `there`: from whoever connects to the target; `back`: the other direction."""
+    """Listens on loopback (or `listen`) and passes every connection on to `host`:`port`; use it as an async context
+    manager. `there`: from whoever connects to the target; `back`: the other direction."""
 
-    def __init__(self, host: str, port: int, there: Link, back: Link) -> None:
+    def __init__(self, host: str, port: int, there: Link, back: Link, *, listen: str = HOST) -> None:
+        self._listen = listen
         self._target = (host, port)
         self._there, self._back = there, back
         self._server: asyncio.Server | None = None
@@ -57,7 +58,7 @@ class DelayProxy:
         self.port = 0
 
     async def __aenter__(self) -> DelayProxy:
-        self._server = await asyncio.start_server(self._connected, HOST)
+        self._server = await asyncio.start_server(self._connected, self._listen)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
 

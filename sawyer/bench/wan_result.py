@@ -93,6 +93,7 @@ class WanResult:
     rtt_ms: float
     measured_rtt_ms: float
     mbit: float
+    loss_percent: float
     model: str
     moe_layers: int
     experts: int
@@ -107,7 +108,8 @@ class WanResult:
     @classmethod
     def of(
         cls, bursts: Sequence[Burst], guessed: Sequence[Guessed], round_trips_s: Sequence[float],
-        layout: ModelLayout, machine: Machine, *, rtt_ms: float, mbit: float, model: str, nodes: int, quick: bool,
+        layout: ModelLayout, machine: Machine, *, rtt_ms: float, mbit: float, loss_percent: float, model: str,
+        nodes: int, quick: bool,
     ) -> WanResult:  # fmt: skip
         """Of at least one round trip."""
         layers = len(layout.moe_layers)
@@ -117,6 +119,7 @@ class WanResult:
             rtt_ms=rtt_ms,
             measured_rtt_ms=round(1000 * median(round_trips_s), 2),
             mbit=mbit,
+            loss_percent=loss_percent,
             model=model,
             moe_layers=layers,
             experts=layout.experts,

@@ -22,6 +22,7 @@ STREAMS: Final = "1,8,32"
 QUICK_STREAMS: Final = "1,4"
 MAX_STREAMS: Final = 64
 MAX_MBIT: Final = 100_000.0
+MAX_LOSS: Final = 30.0
 
 
 def bench_wan(
@@ -36,13 +37,18 @@ def bench_wan(
     mbit: Annotated[
         float, typer.Option("--mbit", min=0, max=MAX_MBIT, help="Megabits a second of a connection, each way; 0: any.")
     ] = 0.0,
+    loss: Annotated[
+        float,
+        typer.Option("--loss", min=0, max=MAX_LOSS, metavar="PERCENT", help="Of packets lost each way; needs root."),
+    ] = 0.0,
     quick: Annotated[bool, typer.Option("--quick", help="A small model and short texts: seconds.")] = False,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Measure tokens a second with nodes that are a round trip away, beside the most that the distance allows."""
     from sawyer.cli.bench_wan_run import WanPlan, run_wan
 
-    plan = WanPlan.of(rtt_ms, mbit, parse_streams(streams or (QUICK_STREAMS if quick else STREAMS)), quick=quick)
+    chosen = parse_streams(streams or (QUICK_STREAMS if quick else STREAMS))
+    plan = WanPlan.of(rtt_ms, mbit, chosen, loss_percent=loss, quick=quick)
     with progress() as notice:
         settings = Settings.load()
         result = run_wan(plan, settings["nats_server"], settings["loop"], notice)
@@ -69,6 +75,7 @@ def _show(result: WanResult) -> None:
     machine = result.machine
     line(f"{machine.cpu}, {machine.cores} cores, load {machine.load:g}; {machine.python} on {machine.loop}")
     rate = f", {result.mbit:g} Mbit/s" if result.mbit else ""
+    rate += f", {result.loss_percent:g} % of packets lost each way" if result.loss_percent else ""
     line(
         f"{result.model}: {result.moe_layers} layers of {result.experts} experts, top {result.top_k}; {result.nodes} "
         f"nodes, {result.rtt_ms:g} ms to a node and back (an empty message: {result.measured_rtt_ms:g} ms){rate}"

@@ -7,13 +7,14 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
 
 from sawyer import leash
-from sawyer.bench import delay
+from sawyer.bench import delay, lossy
 from sawyer.bench.machine import this_machine
 from sawyer.bench.synthetic import Shape, prompt, write_checkpoint
 from sawyer.bench.tokens import Local
@@ -21,7 +22,7 @@ from sawyer.bench.wan_result import Burst, Guessed, WanResult
 from sawyer.bus.connection import NatsBus
 from sawyer.cli.bench_network import ACCOUNT, Notice, OwnNetwork, own_home, own_network, run_here, split_here
 from sawyer.cli.network import until_seen
-from sawyer.cli.network_plan import NetworkPlan
+from sawyer.cli.network_plan import NetworkPlan, Part
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation
 from sawyer.engine.session import configure
@@ -37,6 +38,7 @@ TEXTS: Final = 8
 """Different prompts; more streams than these ask some of them twice."""
 LEAD_TOKENS: Final = 64
 """After so many a text goes round."""
+LOSS_SEED: Final = 1
 ROUND_TRIPS: Final = 15
 WARM_UP_TOKENS: Final = 4
 ROUND_TRIP_S: Final = 10.0
@@ -46,10 +48,12 @@ STOP_S: Final = 5.0
 
 @dataclass(frozen=True)
 class WanPlan:
-    """What was asked for: `rtt_ms` from the router to a node and back; `mbit` of a link each way, 0 for no limit."""
+    """What was asked for: `rtt_ms` from the router to a node and back; `mbit` of a link each way, 0 for no limit;
+    `loss_percent` of the packets each way are lost."""
 
     rtt_ms: float
     mbit: float
+    loss_percent: float
     streams: tuple[int, ...]
     shape: Shape
     name: ModelId
@@ -58,13 +62,15 @@ class WanPlan:
     quick: bool
 
     @classmethod
-    def of(cls, rtt_ms: float, mbit: float, streams: tuple[int, ...], *, quick: bool) -> WanPlan:
+    def of(
+        cls, rtt_ms: float, mbit: float, streams: tuple[int, ...], *, loss_percent: float = 0.0, quick: bool
+    ) -> WanPlan:
         """The model and the length of its texts follow from `quick`."""
         if quick:
             shape = Shape(hidden=128, ffn=256, layers=2, experts=4, vocab=512)
-            return cls(rtt_ms, mbit, streams, shape, ModelId("bench-2x128"), 8, 16, quick=True)
+            return cls(rtt_ms, mbit, loss_percent, streams, shape, ModelId("bench-2x128"), 8, 16, quick=True)
         shape = Shape(hidden=512, ffn=1792, layers=8, experts=8)
-        return cls(rtt_ms, mbit, streams, shape, ModelId("bench-8x512"), 32, 48, quick=False)
+        return cls(rtt_ms, mbit, loss_percent, streams, shape, ModelId("bench-8x512"), 32, 48, quick=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,10 @@ class _Text:
 
 def run_wan(plan: WanPlan, nats_server: str, loop: str, notice: Notice) -> WanResult:
     """The whole benchmark. Everything it started is ended and everything it wrote is removed, however it ends. Raises
-    VerificationError if the network generated another text than this process alone."""
+    VerificationError if the network generated another text than this process alone, UsageError if packets are to be
+    lost where that cannot be done."""
+    if plan.loss_percent:
+        lossy.check_possible()
     machine = this_machine(chosen(loop))
     with own_home() as home:
         notice(f"making {plan.name}: a checkpoint with random weights")
@@ -102,7 +111,7 @@ def run_wan(plan: WanPlan, nats_server: str, loop: str, notice: Notice) -> WanRe
         measured = run_here(measure(), loop)
     return WanResult.of(
         measured.bursts, measured.guessed, measured.round_trips_s, artifacts.layout, machine, rtt_ms=plan.rtt_ms,
-        mbit=plan.mbit, model=plan.name, nodes=NODES, quick=plan.quick,
+        mbit=plan.mbit, loss_percent=plan.loss_percent, model=plan.name, nodes=NODES, quick=plan.quick,
     )  # fmt: skip
 
 
@@ -136,15 +145,15 @@ async def _measure(
     notice: Notice,
 ) -> _Measured:  # fmt: skip
     """A burst for each number of streams, and some round trips. Whoever ends first is on `stack`."""
-    far = await _far_url(plan, network, stack)
+    far = await _far(plan, network, stack)
     router = NetworkPlan(network.home, network.url, NODES, plan.name).router
-    nodes = NetworkPlan(network.home, far, NODES, plan.name).node_parts
+    nodes = [far.placed(each) for each in NetworkPlan(network.home, far.url, NODES, plan.name).node_parts]
     children = [await network.programs.start(each) for each in (router, *nodes)]
     for each in reversed(children):  # before the link that they talk over
         stack.push_async_callback(each.stop)
     await asyncio.gather(*(each.ready() for each in children))
     await until_seen(network.bus, (each.name for each in nodes))
-    round_trips_s = await _round_trips(far, plan.name)
+    round_trips_s = await far.round_trips(plan.name)
     async with AsyncClient(network.url, account=ACCOUNT, key=network.key) as client:
         notice("warming up")
         await client.generate(texts[0].prompt, model=plan.name, max_tokens=WARM_UP_TOKENS)
@@ -197,13 +206,43 @@ async def _round_trip(bus: NatsBus, model: ModelId) -> float:
     return perf_counter() - began_s
 
 
-async def _far_url(plan: WanPlan, network: OwnNetwork, stack: AsyncExitStack) -> str:
-    """The server's address as the nodes have it: half a round trip away, each way. The proxy is a process of its own,
-    so that it competes with the client no more than a real link would."""
-    server = urlsplit(network.url)
-    link = (str(server.hostname), str(server.port), str(plan.rtt_ms / 2), str(plan.mbit * 1e6))
+@dataclass(frozen=True, slots=True)
+class _Far:
+    """Where nodes are: the server's address as they have it, and the process that holds the network namespace that they
+    are in; None if it is this one."""
+
+    url: str
+    holder: int | None = None
+
+    def placed(self, part: Part) -> Part:
+        """This part, to be started there."""
+        return part if self.holder is None else replace(part, within=lossy.inside(self.holder))
+
+    async def round_trips(self, model: ModelId) -> list[float]:
+        """Seconds, of some from there."""
+        if self.holder is None:
+            return await _round_trips(self.url, model)
+        measure = partial(lossy.call_inside, self.holder, lambda: asyncio.run(_round_trips(self.url, model)))
+        return await asyncio.to_thread(measure)
+
+
+async def _far(plan: WanPlan, network: OwnNetwork, stack: AsyncExitStack) -> _Far:
+    """Half a round trip away, each way. The link is a process of its own, so that it competes with the client no more
+    than a real one would."""
+    server, rate = urlsplit(network.url), str(plan.mbit * 1e6)
+    if plan.loss_percent:
+        share = str(plan.loss_percent / 100)
+        said = await _link(stack, lossy.MODULE, str(server.port), str(plan.rtt_ms / 2), share, rate, str(LOSS_SEED))
+        address, _, holder = said.partition(" ")
+        return _Far(f"nats://{address}", int(holder))
+    said = await _link(stack, delay.MODULE, str(server.hostname), str(server.port), str(plan.rtt_ms / 2), rate)
+    return _Far(f"nats://{delay.HOST}:{said}")
+
+
+async def _link(stack: AsyncExitStack, *program: str) -> str:
+    """What a link says when it is ready."""
     process = await asyncio.create_subprocess_exec(
-        *leash.argv([sys.executable, "-P", "-m", delay.MODULE, *link]),
+        *leash.argv([sys.executable, "-P", "-m", *program]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -214,7 +253,7 @@ async def _far_url(plan: WanPlan, network: OwnNetwork, stack: AsyncExitStack) ->
         said = (await process.stdout.readline()).decode()
     if not said.startswith(delay.READY):
         raise SawyerError("the delayed link did not start", hint="Report it, with what sawyer doctor says.")
-    return f"nats://{delay.HOST}:{said.removeprefix(delay.READY).strip()}"
+    return said.removeprefix(delay.READY).strip()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

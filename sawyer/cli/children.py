@@ -43,7 +43,7 @@ class Child:
         with log.open("ab") as output:
             log_start = output.tell()
             process = await asyncio.create_subprocess_exec(
-                *leash.argv([sys.executable, "-P", "-m", "sawyer", *part.arguments]),
+                *leash.argv([*part.within, sys.executable, "-P", "-m", "sawyer", *part.arguments]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=output,

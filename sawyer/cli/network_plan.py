@@ -21,13 +21,15 @@ LOAD_BYTES_A_SECOND: Final = 50e6
 @dataclass(frozen=True)
 class Part:
     """One process: its name, the arguments of `sawyer` that make it, what its environment has beside ours. `threads`
-    bounds numeric libraries; `ready_s` is how long it may take to be ready."""
+    bounds numeric libraries; `ready_s` is how long it may take to be ready; `within`: what stands before the command,
+    to run it elsewhere."""
 
     name: str
     arguments: tuple[str, ...]
     threads: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_s: float = READY_S
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

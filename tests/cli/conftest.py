@@ -217,3 +217,12 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s for: {what}"
         select.select([], [], [], POLL_S)
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    """Where a benchmark makes its home."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder

@@ -8,14 +8,7 @@ import pytest
 
 from .conftest import processes_of, wait_until
 
-
-@pytest.fixture(autouse=True)
-def temporary(monkeypatch, tmp_path):
-    """Where the benchmark makes its home."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 def test_bench_chaos_loses_and_changes_nothing_and_the_book_is_right(sawyer, temporary):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from sawyer.bench.lossy import check_possible
+from sawyer.errors import UsageError
+
 from .conftest import processes_of
 
-
-@pytest.fixture(autouse=True)
-def temporary(monkeypatch, tmp_path):
-    """Where the benchmark makes its home."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 def test_bench_wan_tells_tokens_a_second_beside_the_bound(sawyer, temporary):
@@ -33,6 +29,20 @@ def test_bench_wan_tells_tokens_a_second_beside_the_bound(sawyer, temporary):
     assert done.err == ""
     assert processes_of(temporary) == []
     assert list(temporary.glob("sawyer-bench-*")) == []
+
+
+def test_bench_wan_with_loss_gives_the_same_texts_or_says_why_it_cannot(sawyer, temporary):
+    done = sawyer("bench", "wan", "--quick", "--rtt-ms", "10", "--streams", "2", "--loss", "2", "--json")
+    try:
+        check_possible()
+    except UsageError as error:
+        assert (done.code, error.message in done.err) == (2, True)
+        return
+    assert done.code == 0, done.err
+    assert done.json["loss_percent"] == 2.0
+    assert done.json["measured_rtt_ms"] >= 10.0
+    assert [(each["streams"], each["tokens"]) for each in done.json["streams"]] == [(2, 16)]
+    assert processes_of(temporary) == []
 
 
 @pytest.mark.parametrize("streams", ["0", "1,,2", "x", "65", "-1", ""])

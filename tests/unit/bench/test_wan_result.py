@@ -38,7 +38,7 @@ def test_text_with_guesses_is_told_beside_the_one_without() -> None:
 
 def test_only_layers_with_experts_cost_a_round_trip() -> None:
     result = WanResult.of(
-        [Burst(1, 10, 2.0)], [], [0.031, 0.2, 0.030], LAYOUT, MACHINE, rtt_ms=50, mbit=0, model="m",
+        [Burst(1, 10, 2.0)], [], [0.031, 0.2, 0.030], LAYOUT, MACHINE, rtt_ms=50, mbit=0, loss_percent=0, model="m",
         nodes=2, quick=True,
     )  # fmt: skip
     assert (result.moe_layers, result.bound_tokens_per_second) == (2, 10.0)
