@@ -43,10 +43,18 @@ ResultT = TypeVar("ResultT")
 
 def check_possible() -> None:
     """Raises UsageError where such a link cannot be made."""
+    if why_not():
+        hint = "Leave --loss out: the delay needs no root."
+        raise UsageError(f"packets cannot be lost on purpose: {why_not()}", hint=hint)
+
+
+def why_not() -> str:
+    """What stands in the way of such a link; "" if nothing does."""
     lacking = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if sys.platform != "linux" or os.geteuid() != 0 or not TUN.exists() or lacking:
-        why = f"{', '.join(lacking)} is not here" if lacking else "this is not root, or not Linux with /dev/net/tun"
-        raise UsageError(f"packets cannot be lost on purpose: {why}", hint="Leave --loss out: the delay needs no root.")
+    if lacking:
+        return f"{', '.join(lacking)} is not here"
+    possible = sys.platform == "linux" and os.geteuid() == 0 and TUN.exists()
+    return "" if possible else "this is not root, or not Linux with /dev/net/tun"
 
 
 def inside(holder: int) -> tuple[str, ...]:
