@@ -94,8 +94,10 @@ class Bookkeeper:
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]], subscription: Subscription) -> None:
         stopping = asyncio.create_task(self._stopping.wait())
-        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        try:
+            done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
         await subscription.drain()
         for task in done - {stopping}:
             task.result()  # a writer that ended has an error to tell

@@ -115,3 +115,13 @@ async def test_messages_delivered_three_times_in_random_order_debit_once(book: B
     assert len({ref.seq for ref in ends}) == 24
     balance = book.balance("alice", scene.now_ms)
     assert (balance.consumed, balance.held) == (16 * 8, 0)
+
+
+async def test_bookkeeper_that_is_cancelled_leaves_nothing(book, scene) -> None:
+    before, wire, up = asyncio.all_tasks(), MemoryNetwork(), asyncio.Event()
+    running = asyncio.create_task(Bookkeeper(MemoryBus(wire), book, ManualClock(scene.now_ms)).run(up.set))
+    await up.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
