@@ -143,12 +143,19 @@ class Router:
     async def _until_covered(self) -> None:
         layout = self._engine.layout
         stopping = asyncio.create_task(self._stopping.wait())
-        while self._directory.placement.missing(layout.moe_layers, layout.experts) and not stopping.done():
-            self._directory.changed.clear()
-            changed = asyncio.create_task(self._directory.changed.wait())
+        try:
+            while self._directory.placement.missing(layout.moe_layers, layout.experts) and not stopping.done():
+                await self._until_changed(stopping)
+        finally:
+            stopping.cancel()
+
+    async def _until_changed(self, stopping: asyncio.Task[bool]) -> None:
+        self._directory.changed.clear()
+        changed = asyncio.create_task(self._directory.changed.wait())
+        try:
             await asyncio.wait({changed, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             changed.cancel()
-        stopping.cancel()
 
     def _discovery(self, status: Service, echo: Service) -> Discovery:
         about = About(

@@ -101,3 +101,28 @@ async def test_router_that_cannot_start_ends_what_it_began(
     assert network.listeners == []
     assert engine.closed
     assert asyncio.all_tasks() == before
+
+
+async def test_router_that_is_cancelled_while_it_waits_for_nodes_leaves_nothing(
+    network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = Held()
+    router = Router(MemoryBus(network), RouterIdentity("router-1", Key.generate()), MODEL, engine, SystemClock())
+    waiting = asyncio.Event()
+
+    async def nothing() -> None: ...
+
+    def missing(*_: object) -> list[tuple[int, int]]:
+        waiting.set()
+        return [(0, 0)]
+
+    monkeypatch.setattr(router._directory, "start", nothing)
+    monkeypatch.setattr(router._directory.placement, "missing", missing)
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(router.run())
+    await waiting.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert network.listeners == []
