@@ -77,14 +77,17 @@ class Service:
             self._subscriptions.append(await self._bus.subscribe(subject, self._enqueue, self.queue_group))
 
     async def stop(self, patience_s: float | None = None) -> None:
-        """Takes no more, finishes what is queued (for so long at most, then cancels it), ends."""
-        await asyncio.gather(*(each.drain() for each in self._subscriptions))
-        if self._subscriptions:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience_s):
-                    await self._waiting.join()
-        for task in self._tasks:
-            task.cancel()
+        """Takes no more, finishes what is queued (for so long at most, then cancels it), ends. Cancelled meanwhile, it
+        finishes nothing more."""
+        try:
+            await asyncio.gather(*(each.drain() for each in self._subscriptions))
+            if self._subscriptions:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience_s):
+                        await self._waiting.join()
+        finally:
+            for task in self._tasks:
+                task.cancel()
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task

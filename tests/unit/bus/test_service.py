@@ -220,3 +220,25 @@ async def test_message_that_the_service_does_not_hear_is_dropped(start: Start, a
     await asker.publish(SUBJECT, b"deaf", "somewhere")
     assert await asker.request(SUBJECT, b"fine", PATIENCE_S) == b"answer to fine"
     assert (service.counts.requests, service.waiting) == (1, 0)
+
+
+async def test_stop_that_is_cancelled_leaves_no_worker(start: Start, asker: MemoryBus, desk: Desk) -> None:
+    before = asyncio.all_tasks()
+    service = await start(workers=3)
+    desk.open.clear()
+    asking = asyncio.create_task(ask(asker, b"0"))
+    await desk.at_work.get()
+    joining, join = asyncio.Event(), service._waiting.join
+
+    async def join_and_tell() -> None:
+        joining.set()
+        await join()
+
+    service._waiting.join = join_and_tell  # type: ignore[method-assign]
+    stopping = asyncio.create_task(service.stop())
+    await joining.wait()
+    stopping.cancel()
+    asking.cancel()
+    await asyncio.wait({stopping, asking})
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
