@@ -101,14 +101,14 @@ class Biller:
 
     async def void(self, order: InferenceRequested, scope: RequestScope, reason: str) -> int:
         """Give the hold back and let the nodes forget. Returns the entry's seq."""
-        await asyncio.gather(*(self._forget(node, scope) for node in scope.asked))
+        await asyncio.gather(*(self._forget(node, scope) for node in sorted(scope.asked)))
         body = ReservationVoided(network=order.network, account=order.account, request=order.request, reason=reason)
         return (await record(self._bus, command(body, self._name, self._key))).seq
 
     async def _collect(self, scope: RequestScope) -> dict[NodeId, Signed[WorkReceipted]]:
         """Valid receipts by node. A node that is gone, late or wrong simply has none."""
         used = sorted(scope.meter.nodes)
-        idle = [self._forget(node, scope) for node in scope.asked - set(used)]
+        idle = [self._forget(node, scope) for node in sorted(scope.asked.difference(used))]
         found, _ = await asyncio.gather(
             asyncio.gather(*(self._receipt(node, scope) for node in used)), asyncio.gather(*idle)
         )
