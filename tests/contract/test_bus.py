@@ -1,13 +1,15 @@
-"""What every bus keeps, run over the bus in memory and over NATS with a real server: delivery, order, wildcards, queue
-groups, typed refusals, and an end that everyone hears of."""
+"""What every bus keeps, run over the bus in memory, that of simulations (in calm weather), and NATS with a real server:
+delivery, order, wildcards, queue groups, typed refusals, and an end that everyone hears of."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from simulation.wire import Wire
 
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
@@ -26,18 +28,21 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["memory", "nats", "nats-py's own way"])
+@pytest.fixture(params=["memory", "simulated", "nats", "nats-py's own way"])
 async def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     """Makes participants of one network; all are closed at the end."""
     if request.param == "nats-py's own way":
         monkeypatch.setattr(ShortClient, "send_now", lambda *_: False)
         monkeypatch.setattr(ShortClient, "hand_over", lambda *_: None)
     network, made = MemoryNetwork(), contextlib.AsyncExitStack()
+    wire = Wire(random.Random(0), network)
 
     async def one() -> Bus:
         bus: Bus
         if request.param == "memory":
             bus = MemoryBus(network)
+        elif request.param == "simulated":
+            bus = await wire.join("contract")
         else:
             bus = await NatsBus.connect(request.getfixturevalue("nats_url"), name="contract")
         made.push_async_callback(bus.close)

@@ -4,7 +4,6 @@ by its values which expert computed which row."""
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from virtual_time import VirtualLoop
 
 from sawyer.bus.gather import Gatherer
 from sawyer.bus.memory import MemoryBus, MemoryNetwork
@@ -161,28 +161,6 @@ class World:
     def rows_of(self) -> dict[str, int]:
         """What the meter holds."""
         return {node: meter.rows for node, meter in self.scope.meter.nodes.items()}
-
-
-class _NoWait(selectors.DefaultSelector):
-    """Does not wait, but says how long it would have."""
-
-    waited_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.waited_s += max(0.0, timeout or 0.0)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes only while nothing is to be done: no load of the machine makes anything late. For tests
-    in which everything happens on the loop."""
-
-    def __init__(self) -> None:
-        self._no_wait = _NoWait()
-        super().__init__(self._no_wait)
-
-    def time(self) -> float:
-        return self._no_wait.waited_s
 
 
 async def make_world() -> World:
