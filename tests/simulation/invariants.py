@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from simulation.asking import Outcome
 from simulation.founding import VKEY
 from simulation.parts import key_of, open_book
-from simulation.plan import ACCOUNTS, BOOKKEEPER
+from simulation.plan import ACCOUNTS
 
 from sawyer.economy.pricing import price_tokens
 from sawyer.errors import (
@@ -20,7 +20,6 @@ from sawyer.errors import (
     RequestConflict,
     SawyerError,
     UnreachableError,
-    WriterFenced,
 )
 from sawyer.ids import AccountId
 from sawyer.ledger.entry import StoredRow, decode_entry
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 MAY_END_A_REQUEST: Final = (UnreachableError, ExpertUnavailable, BudgetTooSmall, Busy, Cancelled, AlreadyCompleted)
-MAY_END_A_PROGRAM: Final = (UnreachableError, WriterFenced)
+MAY_END_A_PROGRAM: Final = (UnreachableError,)
 STOPPED: Final = "the router was stopped"
 
 
@@ -166,8 +165,7 @@ def _book(world: World, entries: list[Entry]) -> Iterator[str]:
 def _programs(world: World) -> Iterator[str]:
     for program in world.programs.values():
         for problem in program.problems:
-            fenced = isinstance(problem, WriterFenced) and program.name != BOOKKEEPER
-            if not isinstance(problem, MAY_END_A_PROGRAM) or fenced:
+            if not isinstance(problem, MAY_END_A_PROGRAM):
                 yield f"{program.name} ended: {problem!r}"
 
 

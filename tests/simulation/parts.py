@@ -108,11 +108,12 @@ class Program:
     async def die(self) -> None:
         """Gone without a word, as when its machine loses power. Its last tasks end by themselves, heard by nobody."""
         self.lives.clear()
-        if self._running is not None and self.bus is not None and not self._running.done():
+        running = self._running
+        if running is not None and self.bus is not None and not running.done() and running not in self._dying:
             self.wire.tell(f"{self.name} dies")
             await self.bus.close()
-            self._running.cancel()
-            self._dying.append(self._running)
+            running.cancel()
+            self._dying.append(running)
             self._gone.set()
 
     async def stop(self) -> None:

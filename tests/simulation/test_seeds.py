@@ -168,6 +168,11 @@ def request_is_billed_and_not_told(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Run, "_generate", generate)
 
 
+def same_request_is_served_anew(patch: pytest.MonkeyPatch) -> None:
+    """By a router that does not know what it has answered."""
+    patch.setattr("sawyer.router.stream.AnswerStreams.find", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("change", "told", "first"),
     [
@@ -178,6 +183,7 @@ def request_is_billed_and_not_told(patch: pytest.MonkeyPatch) -> None:
         (holds_never_expire, "never ended", 90),
         (room_is_not_given_back, "bytes of contexts", 0),
         (request_is_billed_and_not_told, "calm weather|were told", 0),
+        (same_request_is_served_anew, "calm weather|ended", 0),
     ],
 )
 def test_what_is_broken_on_purpose_is_found_by_some_seed(change: Change, told: str, first: int) -> None:
