@@ -22,8 +22,8 @@ from sawyer.schemas.generation import GenerateParams
 TESTS: Final = Path(__file__).parents[1]
 BATCHES: Final = 4
 AS_A_RULE: Final = "64"
-TWICE: Final = (4, 14, 27, 31)
-"""Seeds in which requests fail, are taken over and are asked again."""
+TWICE: Final = (4, 24, 34, 41)
+"""Seeds in which several nodes are told that a request is over, and other things that could come in another order."""
 MOST_UNTIL_CAUGHT: Final = 150
 
 
