@@ -56,10 +56,10 @@ def _outcomes(world: World, outcomes: list[Outcome]) -> Iterator[str]:
             yield from (f"{who} {problem}" for problem in _text(world, each))
         error = each.error
         stopped = isinstance(error, SawyerError) and error.message == STOPPED
-        again = isinstance(error, RequestConflict) and _was_held_before(world, each)
-        if error is not None and not isinstance(error, MAY_END_A_REQUEST) and not stopped and not again:
+        forgotten = isinstance(error, RequestConflict) and _router_forgot(world)
+        if error is not None and not isinstance(error, MAY_END_A_REQUEST) and not stopped and not forgotten:
             yield f"{who} ended with {error!r}"
-        if stopped and not any(fault.kind == "router_dies" for fault in world.plan.faults):
+        if stopped and not _router_forgot(world):
             yield f"{who} ended with a router that was never stopped"
         poor = world.plan.budget_tokens < 1000 and isinstance(error, BudgetTooSmall)
         cancelled = isinstance(error, Cancelled) and each.asking.ending != "reads"
@@ -67,9 +67,10 @@ def _outcomes(world: World, outcomes: list[Outcome]) -> Iterator[str]:
             yield f"{who} failed in calm weather: {error!r}"
 
 
-def _was_held_before(world: World, each: Outcome) -> bool:
-    """Whether the hold may stand that a router left which died, for the same request as it was signed before."""
-    return each.once_more and any(fault.kind == "router_dies" for fault in world.plan.faults)
+def _router_forgot(world: World) -> bool:
+    """Whether a request may have been held, and even have failed, by a router that died before it said so: another one
+    that is asked is refused by the ledger."""
+    return any(fault.kind == "router_dies" for fault in world.plan.faults)
 
 
 def _text(world: World, each: Outcome) -> Iterator[str]:
