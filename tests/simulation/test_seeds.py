@@ -127,13 +127,13 @@ def missing_expert_is_left_out(patch: pytest.MonkeyPatch) -> None:
 def stream_takes_what_comes(patch: pytest.MonkeyPatch) -> None:
     """A client that does not count."""
     from sawyer.bus.calls import read
-    from sawyer.client.stream import TextStream
+    from sawyer.client.stream import HostedStream
     from sawyer.schemas.messages import InferMessage
 
     async def next_event(self: Any, hush_s: float) -> Any:
         return read(InferMessage, (await self._hear(hush_s)).data).e
 
-    patch.setattr(TextStream, "_next", next_event)
+    patch.setattr(HostedStream, "_next", next_event)
 
 
 def holds_never_expire(patch: pytest.MonkeyPatch) -> None:
