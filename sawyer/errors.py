@@ -26,7 +26,7 @@ SawyerError                     1  failed
 │   ├── NobodyServes               no router, node or bookkeeper listens
 │   └── NoAnswer                   somebody listens, and did not answer in time
 ├── RefusedError                5  the other side understood, and said no
-│   ├── UnknownModel, UnknownAccount, UnknownExpert, WrongManifest
+│   ├── UnknownModel, UnknownAccount, UnknownExpert, UnknownRequest, WrongManifest
 │   ├── NoChatTemplate             the model was not taught to read conversations
 │   ├── ChatTemplateBroken         its chat template fails, or takes too long
 │   ├── BudgetTooSmall
@@ -281,6 +281,13 @@ class NameTaken(RefusedError):
 class Busy(RefusedError):
     code = "busy"
     default_hint = "Try again in a moment."
+
+
+class UnknownRequest(RefusedError):
+    """A router remembers the last requests only."""
+
+    code = "unknown_request"
+    default_hint = "Routers remember their last 128 requests, until they are stopped. The book remembers all."
 
 
 class MalformedMessage(RefusedError):

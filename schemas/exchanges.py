@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from sawyer.schemas import events, messages, sessions
+from sawyer.schemas import events, messages, metrics, sessions, traces
 from sawyer.schemas.base import Strict
 from sawyer.schemas.events import Body
 from sawyer.schemas.messages import Heartbeat, QueryError
@@ -311,6 +311,23 @@ EXCHANGES: Final[tuple[Exchange, ...]] = (
         ("client", "operator"),
         messages.RouterReply,
         by="router",
+    ),
+    _asked(
+        "trace",
+        "Where the time of a request went. Every router answers: one that does not remember it refuses.",
+        ("client", "operator"),
+        traces.RequestTrace,
+        traces.TraceQuery,
+        by="router",
+    ),
+    Exchange(
+        name="metrics_query",
+        subject=f"{PREFIX}.query.metrics",
+        what="What routers and nodes count. Every one of them answers: wait a moment for the others.",
+        senders=("operator",),
+        receivers=("router", "node"),
+        payloads=(NOTHING,),
+        replies=(metrics.Metrics, QueryError),
     ),
     _found("discovery", "$SRV.<verb>", "every program"),
     _found("discovery_of_a_kind", "$SRV.<verb>.<service>", "every program of one kind"),

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sawyer.schemas import asyncapi, events, messages, models, sessions
+from sawyer.schemas import asyncapi, events, messages, metrics, models, sessions, traces
 from sawyer.schemas.shapes import Shaped, model_of
 
 FOLDER = Path(__file__).resolve().parent / "json"
 ASYNCAPI = "asyncapi.yaml"
 """Stands beside the folder."""
+
+_MESSAGES = (*messages.MESSAGES, *sessions.MESSAGES, *metrics.MESSAGES, *traces.MESSAGES)
 
 
 def documents() -> dict[str, str]:
@@ -41,7 +43,7 @@ def _published() -> dict[str, Shaped]:
     found["entry.json"] = events.EntryFrame
     found["decided.json"] = events.Decided
     found["manifest.json"] = models.Manifest
-    found |= {f"message.{message.__name__}.json": message for message in (*messages.MESSAGES, *sessions.MESSAGES)}
+    found |= {f"message.{message.__name__}.json": message for message in _MESSAGES}
     return found
 
 

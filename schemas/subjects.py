@@ -117,8 +117,8 @@ def is_bucket_of(model: str, bucket: str) -> bool:
 
 
 def query(what: str) -> str:
-    """Anyone allowed -> bookkeeper (network, members, balance, account, tree, cosign, publication) or router (router):
-    a question that writes nothing into the book."""
+    """Anyone allowed -> bookkeeper (network, members, balance, account, tree, cosign, publication), router (router,
+    trace, metrics) or node (metrics): a question that writes nothing into the book."""
     return f"{PREFIX}.query.{_token(what)}"
 
 
@@ -145,8 +145,8 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
     (
         "sawyer.v1.query.<what>",
         "any",
-        "bookkeeper, router",
-        "network, members, balance, account, tree, cosign, publication; router",
+        "bookkeeper, router, node",
+        "network, members, balance, account, tree, cosign, publication; router, trace, metrics",
     ),
 )
 """(pattern, who sends, who listens, what)."""

@@ -20,8 +20,9 @@ from sawyer.errors import NoAnswer
 from sawyer.ids import ModelId, RequestId, new_request_id
 from sawyer.model.artifacts import Artifacts
 from sawyer.router.directory import Directory
-from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope, Share
+from sawyer.router.dispatch import Dispatcher, ExpertRows
 from sawyer.router.metering import Meter
+from sawyer.router.scope import RequestScope, Share
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.models import ModelLayout
 from sawyer.schemas.tensors import ActivationReply, ActivationRequest, Part

@@ -59,7 +59,9 @@ async def ask_at(bus: Bus, subject: str, reply: type[ReplyT], question: Strict |
     raise refused.error.to_error()
 
 
-async def survey(bus: Bus, what: str, reply: type[StrictT], *, window_s: float = SURVEY_WINDOW_S) -> list[StrictT]:
+async def survey(
+    bus: Bus, what: str, reply: type[StrictT], question: Strict | None = None, *, window_s: float = SURVEY_WINDOW_S
+) -> list[StrictT]:
     """A query that several programs answer: what came until nothing more came for `window_s`; at most SURVEY_LIMIT.
     Answers that are not of this kind are left out. Raises NobodyServes if nobody listens, NoAnswer if nobody answers
     within ASK_TIMEOUT_S."""
@@ -74,7 +76,7 @@ async def survey(bus: Bus, what: str, reply: type[StrictT], *, window_s: float =
     found: list[StrictT] = []
     answers = 0
     try:
-        await bus.publish(subject, b"", inbox)
+        await bus.publish(subject, question.canonical() if question else b"", inbox)
         while answers < SURVEY_LIMIT:
             async with asyncio.timeout(window_s if answers else ASK_TIMEOUT_S):
                 message = await arrived.get()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Final
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 NEVER_ANSWERED: Final = ("sawyer.", "$")
 """A question that wants its answer there would speak with our permissions: to other programs, or to the server."""
+
+WAITED_US: Final[ContextVar[int]] = ContextVar("waited_us", default=0)
+"""While a message is answered: how long it had waited in its service's queue."""
 
 Answer = Callable[[Message], Awaitable[bytes | None]]
 """The work: the bytes of the reply, or None if it replies itself (or nobody asked)."""
@@ -61,7 +65,7 @@ class Service:
         self._refuse = refuse
         self.queue_group = queue
         self.counts = Counts()
-        self._waiting: asyncio.Queue[Message] = asyncio.Queue(maxsize=limit)
+        self._waiting: asyncio.Queue[tuple[Message, int]] = asyncio.Queue(maxsize=limit)
         self._worker_count = workers
         self._max_bytes = max_bytes
         self._hears = hears
@@ -103,7 +107,7 @@ class Service:
         try:
             if len(message.data) > self._max_bytes:
                 raise MalformedMessage(f"a message of {len(message.data)} bytes, at most {self._max_bytes} are taken")
-            self._waiting.put_nowait(message)
+            self._waiting.put_nowait((message, perf_counter_ns()))
         except asyncio.QueueFull:
             self._refuse_soon(message, self._busy())
         except MalformedMessage as error:
@@ -121,7 +125,8 @@ class Service:
 
     async def _work(self) -> None:
         while True:
-            message = await self._waiting.get()
+            message, arrived_ns = await self._waiting.get()
+            WAITED_US.set((perf_counter_ns() - arrived_ns) // 1000)
             try:
                 await self._serve(message)
             finally:

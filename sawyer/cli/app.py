@@ -27,12 +27,15 @@ from sawyer.cli import (
     ledger_follow,
     ledger_proofs,
     ledger_statement,
+    metrics,
     models,
     parts,
     pricing,
     register,
     serving,
     status,
+    top,
+    trace,
     up,
 )
 from sawyer.cli.failures import report, without_debug
@@ -64,6 +67,7 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
         Entry(up.up, "Keep a network running here", "sawyer up -d && sawyer status"),
         Entry(up.down, "End it", "sawyer down"),
         Entry(status.status, "Show the network on one page", "sawyer status node-1 --json"),
+        Entry(top.top, "Watch nodes, routers and experts at work", "sawyer top --once"),
         Entry(up.logs, "Show what its parts say", "sawyer logs -f router-1"),
     ),
     "Use it": (
@@ -85,6 +89,12 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
     ),
     "When something is wrong": (
         Entry(doctor.doctor, "Check settings, machine and network", "sawyer doctor --json"),
+        Entry(trace.trace, "Show where the time of a request went", "sawyer trace 0f3c5a7e9b1d2f4a6c8e0a1b3d5f7a9c"),
+        Entry(
+            metrics.metrics,
+            "Print all counters for Prometheus, or serve them",
+            "sawyer metrics --listen 127.0.0.1:9464",
+        ),
         Entry(contexts.app, "Name NATS servers and their credentials", name="context"),
     ),
     "Check the book": (

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -17,13 +17,16 @@ from sawyer.cli.output import plain_table, stdout
 from sawyer.cli.status_view import Section
 from sawyer.clock import SystemClock, iso
 
+UP_FOOT: Final = "Ctrl-C ends it in order; in another terminal: sawyer generate, chat, status, logs"
+
 log = logging.getLogger(__name__)
 
 
 class Screen:
     """Use it as a context manager. On a terminal it owns the lower part of the screen. What is told is logged, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, foot: str = UP_FOOT) -> None:
+        self._foot = Text(f"\n{foot}", style="dim")
         self._console = stdout()
         self._clock = SystemClock()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -54,7 +57,7 @@ class Screen:
 
     def show(self, page: Sequence[Section]) -> None:
         """The page as of now."""
-        self._draw(Group(*[part for section in page for part in _rendered(section)], _FOOT))
+        self._draw(Group(*[part for section in page for part in _rendered(section)], self._foot))
 
     def _draw(self, what: RenderableType) -> None:
         if self._console.is_terminal:
@@ -69,9 +72,6 @@ class Screen:
             self._gone = True
             with contextlib.suppress(Exception):
                 self._console.file.close()
-
-
-_FOOT = Text("\nCtrl-C ends it in order; in another terminal: sawyer generate, chat, status, logs", style="dim")
 
 
 def _rendered(section: Section) -> list[RenderableType]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sawyer.bus.calls import read
+from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.discovery import NODE, About, Discovery, Endpoint
 from sawyer.bus.protocol import Bus, Message
 from sawyer.bus.service import Service
@@ -49,6 +49,7 @@ from sawyer.schemas.messages import (
     HostedModel,
     Vitals,
 )
+from sawyer.schemas.metrics import Metrics
 
 MAX_CLOCK_ERROR_MS: Final = 5 * 60 * 1000
 HEARTBEAT_EVERY_S: Final = 1.0
@@ -58,6 +59,7 @@ TIME_EVERY_S: Final = 60.0
 """How often the bookkeeper is asked for the time."""
 DRAIN_TIMEOUT_S: Final = 10.0
 FINISH_LIMIT: Final = 1024
+QUERY_LIMIT: Final = 64
 
 log = logging.getLogger(__name__)
 
@@ -227,10 +229,11 @@ class NodeAgent:
         served = ServedModel(self._model, self._hosting.artifacts.digest, layout.hidden, pool)
         self._serving = Serving(self._bus, self._me.node, served, self._receipts, self._health)
         finishing = Service(self._bus, subjects.finish(self._me.node), self._finish, _refuse_finish, limit=FINISH_LIMIT)
+        counts = Service(self._bus, subjects.query("metrics"), self._metrics, refuse_query, limit=QUERY_LIMIT)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._serving.close)
             await self._serving.start()
-            for each in (finishing, self._discovery(finishing, pool)):
+            for each in (finishing, counts, self._discovery(finishing, pool)):
                 stack.push_async_callback(each.stop)
                 await each.start()
             called = await self._bus.subscribe(subjects.roll_call(), lambda _: self._called.set())
@@ -290,6 +293,10 @@ class NodeAgent:
         receipt = await asyncio.to_thread(self._receipts.finish, finish, self._hosting.artifacts.digest)
         self._finished.set()
         return FinishReply(receipt=receipt).canonical()
+
+    async def _metrics(self, _: Message) -> bytes:
+        told = self._health.told(self._me.node, self._model, self._started_ms, self._serving.queue)
+        return Metrics(m=told).canonical()
 
     async def _beat(self, network: str) -> None:
         while True:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
 from sawyer.bus.service import Counts
+from sawyer.errors import SawyerError
+from sawyer.ids import ModelId, NodeId
+from sawyer.schemas.histogram import Histogram
+from sawyer.schemas.metrics import NodeMetrics
 
 WINDOW: Final = 512
 
@@ -22,21 +26,35 @@ class Health:
     runs: int = 0
     compute_s: float = 0.0
     last_error: str = ""
+    joined_runs: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    histogram: Histogram = field(default_factory=Histogram)
     _latencies_us: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _work: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answered(self, rows: int, latency_s: float) -> None:
-        """One answer went out, so long after its request came in."""
+    def arrived(self, size_bytes: int) -> None:
+        """One message came in."""
+        with self._lock:
+            self.bytes_in += size_bytes
+
+    def answered(self, rows: int, latency_s: float, size_bytes: int = 0) -> None:
+        """One answer of this size went out, so long after its request came in."""
         with self._lock:
             self.answers += 1
             self.rows += rows
+            self.bytes_out += size_bytes
             self._latencies_us.append(int(latency_s * 1e6))
+            self.histogram.add(int(latency_s * 1e6))
 
-    def computed(self, rows: int, compute_s: float, runs: int = 1) -> None:
-        """So many rows ran through experts in this time, in so many runs of ONNX Runtime."""
+    def computed(self, rows: int, compute_s: float, runs: int = 1, joined_runs: int = 0) -> None:
+        """So many rows ran through experts in this time, in so many runs of ONNX Runtime; of these so many were to hold
+        rows of several requests."""
         with self._lock:
             self.runs += runs
+            self.joined_runs += joined_runs
             self.compute_s += compute_s
             self._work.append((rows, compute_s))
 
@@ -44,6 +62,7 @@ class Health:
         """One request was refused."""
         with self._lock:
             self.refused += 1
+            self.refusals[error.code if isinstance(error, SawyerError) else "failed"] += 1
             self.last_error = str(error)
 
     def counts(self) -> Counts:
@@ -59,6 +78,25 @@ class Health:
             "latency_p50_us": self.latency_us(0.5),
             "latency_p95_us": self.latency_us(0.95),
         }
+
+    def told(self, node: NodeId, model: ModelId, started_ms: int, queue: int) -> NodeMetrics:
+        """All counters, as a message."""
+        with self._lock:
+            return NodeMetrics(
+                node=node,
+                model=model,
+                started_ms=started_ms,
+                queue=queue,
+                answers=self.answers,
+                rows=self.rows,
+                runs=self.runs,
+                joined_runs=self.joined_runs,
+                bytes_in=self.bytes_in,
+                bytes_out=self.bytes_out,
+                compute_us=int(self.compute_s * 1e6),
+                refusals=dict(sorted(self.refusals.items())),
+                latency=self.histogram.told(),
+            )
 
     def latency_us(self, quantile: float) -> int:
         """Of the last answers, from arrival to reply; 0 before the first."""

@@ -115,6 +115,7 @@ class Serving:
         if not message.reply:
             return
         try:
+            self._health.arrived(len(message.data))
             request = tensors.decode_request(message.data)
             self._check(request)
             job = Job(request, message.reply, perf_counter())
@@ -172,7 +173,7 @@ class Serving:
             await self._send(job.reply_to, tensors.encode_error(error))
             return
         await self._send(job.reply_to, reply)
-        self._health.answered(job.row_count, perf_counter() - job.arrived_s)
+        self._health.answered(job.row_count, perf_counter() - job.arrived_s, len(reply))
 
     def _kind(self, turn: list[Run]) -> str:
         """Turns of one kind take about as long: so many experts, so many rows. One that loads an expert may take any
@@ -187,7 +188,8 @@ class Serving:
         thread."""
         started_s = perf_counter()
         rows, runs = work(self._served.pool, turn)
-        self._health.computed(rows, perf_counter() - started_s, runs)
+        joined = sum(1 for run in turn if len(run.pieces) > 1)
+        self._health.computed(rows, perf_counter() - started_s, runs, joined)
         replies = {}
         for job in jobs_of(turn):
             if job.error is None and job.ended:

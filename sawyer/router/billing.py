@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Final
 
 from sawyer.bus.calls import read, record
@@ -14,8 +15,8 @@ from sawyer.errors import NoAnswer, NotAuthorised, SawyerError, UnreachableError
 from sawyer.identity.keys import Key
 from sawyer.ids import NodeId
 from sawyer.ledger.commands import command
-from sawyer.router.dispatch import RequestScope
 from sawyer.router.placement import Placement
+from sawyer.router.scope import RequestScope
 from sawyer.schemas import subjects
 from sawyer.schemas.events import (
     InferenceCompleted,
@@ -75,7 +76,10 @@ class Biller:
         if work.output_tokens == 0:
             voided = await self.void(order.body, scope, EMPTY_ANSWER)
             return self._usage(input_tokens, scope, work, {}, voided, 0)
+        begun_ns = perf_counter_ns()
         receipts = await self._collect(scope)
+        collected_ns = perf_counter_ns()
+        scope.times.receipts_us = (collected_ns - begun_ns) // 1000
         while True:
             body = InferenceCompleted(
                 network=order.body.network,
@@ -96,6 +100,7 @@ class Biller:
                     raise
                 log.warning("request %s: the ledger refuses the receipt of %s: %s", scope.request, node, refused)
                 continue
+            scope.times.posting_us = (perf_counter_ns() - collected_ns) // 1000
             billed = sum(each.tokens for each in entry.decided.debited or ())
             return self._usage(input_tokens, scope, work, receipts, entry.seq, billed)
 

@@ -70,6 +70,7 @@ class Decoding:
         self._window: asyncio.TimerHandle | None = None
         self._prompts = asyncio.Semaphore(PROMPTS)
         self.pace = Pace()
+        self.passes_run = 0
 
     @contextmanager
     def member(self, place: Place) -> Iterator[None]:
@@ -86,6 +87,11 @@ class Decoding:
         """Logits [V] after a prompt. Raises ExpertUnavailable."""
         async with self._prompts:
             return await self._forward.prompt(place, ids)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences whose next token waits for a pass."""
+        return len(self._waiting)
 
     @property
     def has_room(self) -> bool:
@@ -149,6 +155,7 @@ class Decoding:
 
     async def _run(self, steps: Sequence[_Step]) -> None:
         places = [place for step in steps for place in step.places]
+        self.passes_run += 1
         started_s = perf_counter()
         try:
             told: Sequence[Logits | BaseException] = await self._forward.tokens(

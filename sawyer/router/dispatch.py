@@ -10,19 +10,20 @@ import asyncio
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sawyer.bus.gather import Arrival, Call, Gatherer, Loss
 from sawyer.errors import ExpertUnavailable, MalformedMessage
-from sawyer.ids import ModelId, NodeId, RequestId
+from sawyer.ids import ModelId, NodeId
 from sawyer.ledger.merkle import leaf_hash
-from sawyer.router.metering import Meter
+from sawyer.router.counters import Counters
 from sawyer.router.placement import Placement
+from sawyer.router.scope import RequestScope, Share
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.messages import LayerCall, Takeover
 from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest, Dtype, Part, Rows, part_work
@@ -45,32 +46,6 @@ class ExpertRows:
 
     expert: int
     rows: NDArray[np.uint32]
-
-
-@dataclass
-class RequestScope:
-    """What one request carries through all its layers: meter, sequence numbers a node, takeovers. `traced`: what its
-    layers asked of nodes is told."""
-
-    request: RequestId
-    meter: Meter
-    asked: set[NodeId] = field(default_factory=set)
-    sequences: Counter[NodeId] = field(default_factory=Counter)
-    takeovers: dict[tuple[NodeId, NodeId], Takeover] = field(default_factory=dict)
-    step: int = 0
-    traced: bool = False
-
-    def trial(self, ahead: int) -> RequestScope:
-        """For rows so many steps ahead, which may turn out to be of no use: with a meter of its own."""
-        return replace(self, meter=self.meter.trial(), step=self.step + ahead)
-
-
-class Share(NamedTuple):
-    """Whose rows these are: as many of a layer's rows as this says, after those of the shares before it. They are used
-    together, or none of them; a request may have several shares."""
-
-    scope: RequestScope
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +97,7 @@ class Dispatcher:
         self.model = model
         self.manifest = manifest
         self.prefix = bytes.fromhex(manifest)[: tensors.MANIFEST_PREFIX_BYTES]
+        self.counters = Counters()
         self._wide = wide
 
     async def layer(
@@ -155,6 +131,7 @@ class _LayerRun:
     ) -> None:
         self._dispatcher = dispatcher
         self._placement = dispatcher.placement
+        self._counters = dispatcher.counters
         self._shares = shares
         self._ends = list(accumulate(share.rows for share in shares))
         self._layer = layer
@@ -222,7 +199,7 @@ class _LayerRun:
             for batch in _batches(wanted, _rows_a_message(self._wire)):
                 await self._send_message(node, batch)
 
-    async def _send_message(self, node: NodeId, units: list[_Unit]) -> None:
+    async def _send_message(self, node: NodeId, units: list[_Unit], *, hedge: bool = False) -> None:
         now_s, tag = self._loop.time(), secrets.randbits(TAG_BITS)
         needed = _needed(units, len(self._wire))
         owners, parts = self._parts(node, needed)
@@ -242,7 +219,11 @@ class _LayerRun:
         self._deadlines[tag] = now_s + state.deadline_s(count)
         self._hedges[tag] = now_s + self._placement.hedge_s(node, count)
         subject = subjects.expert(node, self._dispatcher.model, self._layer, units[0].expert)
-        await self._call.send(tag, subject, tensors.encode_request(message))
+        data = tensors.encode_request(message)
+        self._counters.sent(node, len(data), hedge=hedge)
+        for owner in owners if hedge else ():
+            self._scope(owner).times.hedged(self._layer)
+        await self._call.send(tag, subject, data)
 
     def _parts(self, node: NodeId, needed: NDArray[np.uint32]) -> tuple[list[int], tuple[Part, ...]]:
         """The shares that these rows are of, and their part of a message to this node: its next in each request."""
@@ -289,6 +270,7 @@ class _LayerRun:
             self._lose(sent, "malformed", gone=False)
             return
         took_us = int((arrival.at_s - sent.sent_s) * 1e6)
+        self._counters.received(sent.node, len(arrival.data), took_us)
         for meter in {scope.request: scope.meter for scope in map(self._scope, sent.owners)}.values():
             meter.timed(sent.node, took_us)
         if not any(unit.done and not unit.given_up for unit in sent.units):
@@ -312,6 +294,8 @@ class _LayerRun:
             state.lives()
         else:
             state.answered(round_trip_us, at_s)
+        asked = [(unit.expert, len(unit.rows)) for unit in sent.units]
+        self._counters.used(sent.node, self._layer, asked, int(round_trip_us))
         message = sent.message
         inputs = [message.rows[indices] for _, indices in message.work]
         blocks = [block for _, block in answer.blocks]
@@ -319,6 +303,7 @@ class _LayerRun:
         for owner, part, own in zip(sent.owners, message.parts, done, strict=True):
             scope = self._scope(owner)
             scope.meter.used(sent.node, part.sequence, tuple(map(leaf_hash, own.leaves)), own.rows)
+            scope.times.answered(self._layer, sent.node, own.rows, int(round_trip_us), answer.compute_us)
             if scope.traced:
                 self.calls[owner].append(
                     LayerCall(
@@ -332,6 +317,7 @@ class _LayerRun:
 
     def _lose(self, sent: _Sent, reason: str, *, gone: bool) -> None:
         self._smooth = False
+        self._counters.lost(sent.node, _slug(reason))
         self._placement.nodes[sent.node].failed(self._loop.time(), gone=gone)
         for unit in sent.units:
             if not unit.done:
@@ -368,7 +354,7 @@ class _LayerRun:
         for node in sorted(chosen):
             self._racing = True
             for batch in _batches(chosen[node], _rows_a_message(self._wire)):
-                await self._send_message(node, batch)
+                await self._send_message(node, batch, hedge=True)
 
     def _idle(self) -> list[_Unit]:
         """Units that are neither done nor in hand."""
@@ -393,8 +379,10 @@ class _LayerRun:
     def _note_takeover(self, unit: _Unit, lost: NodeId, by: NodeId, reason: str) -> None:
         if lost == by:
             return
+        self._counters.taken_over(lost, self._layer, unit.expert)
         for owner in self._owners(unit):
             scope = self._scope(owner)
+            scope.times.taken_over(self._layer)
             scope.takeovers.setdefault(
                 (lost, by), Takeover(lost=lost, by=by, reason=_slug(reason), step=scope.step, layer=self._layer)
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from sawyer.engine.layer import Attended
 from sawyer.engine.offload import Offload
 from sawyer.engine.trunk import Trunk, prefill_chunks
 from sawyer.errors import SawyerError
-from sawyer.router.dispatch import Dispatcher, ExpertRows, LayerAnswers, RequestScope, Share
+from sawyer.router.dispatch import Dispatcher, ExpertRows, LayerAnswers
+from sawyer.router.scope import RequestScope, Share
 from sawyer.schemas.messages import LayerCall
 
 Hidden = NDArray[np.float32]
@@ -59,13 +61,18 @@ class Forward:
             rows = self.trunk.embed(ids[chunk])
             for layer in range(self.trunk.layout.layers):
                 kind = _kind([place]) if len(rows) == 1 else ""  # a part of a prompt is never short
+                begun_ns = perf_counter_ns()
                 attended = await self.compute.run(kind, self.trunk.attend, layer, rows, place.cache)
+                attended_ns = perf_counter_ns()
                 rows, failed = await self._experts(layer, attended, [Share(place.scope, len(rows))], [place], kind)
+                _note([place], layer, begun_ns, attended_ns)
                 for error in failed.values():
                     raise error
             last = rows[-1:]
         assert last is not None, "admission lets no empty prompt pass"
+        begun_ns = perf_counter_ns()
         logits: NDArray[np.float32] = (await self.compute.run("head 1", self.trunk.logits, last))[0]
+        place.scope.times.head_us += _since_us(begun_ns)
         return logits
 
     async def tokens(self, places: Sequence[Place], ids: Sequence[int]) -> list[NDArray[np.float32] | SawyerError]:
@@ -77,11 +84,14 @@ class Forward:
         for layer in range(self.trunk.layout.layers):
             there = [places[at] for at in on]
             kind = _kind(there)
+            begun_ns = perf_counter_ns()
             attended = await self.compute.run(
                 kind, self.trunk.attend_many, layer, rows, [place.cache for place in there]
             )
             shares = [Share(place.scope, 1) for place in there]
+            attended_ns = perf_counter_ns()
             rows, failed = await self._experts(layer, attended, shares, there, kind)
+            _note(there, layer, begun_ns, attended_ns)
             if failed:
                 failed = _with_those_behind(there, failed)
                 for at, error in failed.items():
@@ -91,7 +101,10 @@ class Forward:
             if not on:
                 break
         if on:
+            begun_ns = perf_counter_ns()
             logits = await self.compute.run(f"head {len(on).bit_length()}", self.trunk.logits, rows)
+            for times in {places[at].scope.times for at in on}:
+                times.head_us += _since_us(begun_ns)
             for at, row in zip(on, logits, strict=True):
                 told[at] = row
         return [each for each in told if each is not None]
@@ -125,6 +138,17 @@ class Forward:
             return attended.residual + await shared, await answers
         finally:
             answers.cancel()  # nobody asks on for a layer that failed here
+
+
+def _note(places: Sequence[Place], layer: int, begun_ns: int, attended_ns: int) -> None:
+    """For each request once: it may have several rows in a pass."""
+    attend_us, experts_us = (attended_ns - begun_ns) // 1000, _since_us(attended_ns)
+    for times in {place.scope.times for place in places}:
+        times.passed(layer, attend_us, experts_us)
+
+
+def _since_us(begun_ns: int) -> int:
+    return (perf_counter_ns() - begun_ns) // 1000
 
 
 def _with_those_behind(places: Sequence[Place], failed: dict[int, SawyerError]) -> dict[int, SawyerError]:

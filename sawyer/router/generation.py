@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Literal
 
 from sawyer.engine.answer import Answer, Sampled
 from sawyer.engine.loaded import Engine
 from sawyer.engine.sampling import Sampler, token_kind
 from sawyer.router.decoding import Decoding, Row
-from sawyer.router.dispatch import RequestScope
 from sawyer.router.forward import Place
+from sawyer.router.scope import RequestScope
 from sawyer.router.speculating import Guesses
 from sawyer.schemas.generation import GenerateParams
 from sawyer.schemas.messages import LayerCall
@@ -62,7 +63,9 @@ class Generation:
                     if row.place is not place:
                         place.take(row.place)
                         fed += 1
+                    begun_ns = perf_counter_ns()
                     token, logprob = await self._engine.compute.run(kind, sampler.sample, row.logits)
+                    self._scope.times.sample_us += (perf_counter_ns() - begun_ns) // 1000
                     sampled = answer.take(token, logprob, self._ending())
                     calls, place.calls = tuple(place.calls), []
                     yield TokenStep(self._scope.step, sampled, calls)

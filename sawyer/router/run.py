@@ -13,11 +13,12 @@ from sawyer.errors import AlreadyCompleted, Cancelled, SawyerError
 from sawyer.router.admission import HOLD_MS, Admitted
 from sawyer.router.billing import Biller, Work
 from sawyer.router.decoding import Decoding
-from sawyer.router.dispatch import RequestScope
 from sawyer.router.generation import Generation, TokenStep
 from sawyer.router.metering import Meter
+from sawyer.router.scope import RequestScope
 from sawyer.router.stream import AnswerStream, Event
 from sawyer.router.tally import Tally
+from sawyer.router.times import RequestTimes
 from sawyer.schemas.messages import Accepted, Delta, Done, ErrorBody, Failed, InferRequest, Trace
 
 POST_BEFORE_S: Final = HOLD_MS / 1000 - 60
@@ -44,6 +45,7 @@ class Run:
         tally: Tally,
         *,
         speculate: bool = True,
+        times: RequestTimes | None = None,
     ) -> None:
         self._bus = bus
         self._biller = biller
@@ -52,7 +54,7 @@ class Run:
         self._stream = stream
         self._tally = tally
         meter = Meter(stream.request, request.order.body.model)
-        self._scope = RequestScope(stream.request, meter, traced=request.trace)
+        self._scope = RequestScope(stream.request, meter, traced=request.trace, times=times or RequestTimes())
         self._generation = Generation(
             engine, decoding, self._scope, request.params, speculate=speculate and request.speculate
         )
@@ -97,6 +99,7 @@ class Run:
     async def _post(self, work: Work) -> None:
         usage = await self._biller.post(self._request.order, self._admitted.input_tokens, self._scope, work)
         self._booked = True
+        self._scope.times.state = "cancelled" if work.finish == "cancelled" else "completed"
         self._tally.completed += 1
         await self._send(Done(n=self._stream.next_n, finish=work.finish, usage=usage))
 
@@ -119,6 +122,7 @@ class Run:
         async for step in self._generation.tokens(self._admitted.ids):
             first_s = perf_counter() if count == 0 else first_s
             count += 1
+            self._scope.times.decoded(first_s - started, perf_counter() - first_s, count)
             billed += step.sampled.billed
             self._tally.token(asyncio.get_running_loop().time())
             await self._send_step(step)
@@ -150,6 +154,7 @@ class Run:
         if self._booked:
             return
         self._tally.failed += 1
+        self._scope.times.state = "failed"
         log.warning("request %s failed: %s", self._stream.request, error)
         try:
             await self._biller.void(self._request.order.body, self._scope, error.code)

@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from time import perf_counter_ns
 from typing import Final
 
 from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.discovery import ROUTER, About, Discovery, Endpoint
 from sawyer.bus.gather import Gatherer
 from sawyer.bus.protocol import Bus, Message
-from sawyer.bus.service import Counts, Service
+from sawyer.bus.service import WAITED_US, Counts, Service
 from sawyer.clock import Clock
 from sawyer.engine.cache import KvCache
 from sawyer.engine.loaded import Engine
@@ -34,6 +35,8 @@ from sawyer.router.run import Run
 from sawyer.router.sessions import Sessions
 from sawyer.router.stream import AnswerStream, AnswerStreams
 from sawyer.router.tally import Tally
+from sawyer.router.telling import Telling
+from sawyer.router.times import RequestTimes, Traces
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.messages import ErrorBody, Failed, InferMessage, InferRequest, RouterReply
 
@@ -97,6 +100,7 @@ class Router:
         self._orders = Orders(self._directory, self._biller, model, clock)
         self._streams = AnswerStreams()
         self._tally = Tally()
+        self._traces = Traces()
         self._version = version
         self._started_ms = clock.now_ms()
         self._requests = Service(
@@ -121,10 +125,22 @@ class Router:
         """`started` is called once every expert is served by some node."""
         status = Service(self._bus, subjects.query("router"), self._status, refuse_query, limit=QUEUE_LIMIT)
         echo = echo_service(self._bus, self._model)
+        telling = Telling(
+            self._bus, self._me.name, self._model, self._engine.layout, self._dispatcher, self._decoding, self._traces,
+            self._started_ms,
+        )  # fmt: skip
         async with AsyncExitStack() as stack:  # ends what began, the last one first, also when a start fails
             stack.callback(self._engine.close)
             stack.push_async_callback(self._decoding.stop)
-            for each in (self._gatherer, self._directory, status, echo, self._discovery(status, echo), self._sessions):
+            for each in (
+                self._gatherer,
+                self._directory,
+                status,
+                echo,
+                telling,
+                self._discovery(status, echo),
+                self._sessions,
+            ):
                 stack.push_async_callback(each.stop)
                 await each.start()
             cancels = await self._bus.subscribe(subjects.all_cancels(), self._cancel)
@@ -223,6 +239,7 @@ class Router:
             return None  # nobody waits for the answer: nothing is held for it
         if self._stopping.is_set():
             raise Busy("this router is stopping")
+        begun_ns = perf_counter_ns()
         request = read(InferRequest, message.data)
         order = request.order.body
         request_id = RequestId(order.request)
@@ -233,32 +250,39 @@ class Router:
             await known.attach(self._bus, message.reply)
             return None
         stream = self._streams.open(request_id, content, message.reply)
+        times = RequestTimes(started_ms=self._clock.now_ms(), queue_us=WAITED_US.get(), check_us=_since_us(begun_ns))
+        self._traces.keep(request_id, times)
         async with AsyncExitStack() as room:
             try:
-                admitted = await self._admit(request, room)
+                admitted = await self._admit(request, room, times)
             except SawyerError as error:
+                times.state = "failed"
                 await self._refuse(stream, error)
                 return None
             except Exception as error:
+                times.state = "failed"
                 log.exception("admitting request %s failed", request_id)
                 await self._refuse(
                     stream, SawyerError(f"internal error ({type(error).__name__}); the router's log has more")
                 )
                 return None
-            await self._run(request, admitted, stream)
+            await self._run(request, admitted, stream, times)
         self._streams.trim()
         return None
 
-    async def _admit(self, request: InferRequest, room: AsyncExitStack) -> Admitted:
+    async def _admit(self, request: InferRequest, room: AsyncExitStack, times: RequestTimes) -> Admitted:
         """Check, take room for its context, price, and hold the tokens. Raises the refusal; then nothing is held."""
         if RequestId(request.order.body.request) in self._cancelled:
             raise Cancelled("the request was cancelled before it began")
-        engine = self._engine
+        engine, begun_ns = self._engine, perf_counter_ns()
         ids = await asyncio.to_thread(prompt_ids, request.params, engine.tokenizer, engine.layout, engine.chat)
         rows = len(ids) + request.params.max_tokens
+        times.check_us, begun_ns = times.check_us + _since_us(begun_ns), perf_counter_ns()
         await room.enter_async_context(self._memory.room(KvCache.bytes_for(engine.layout, rows)))
-        input_tokens = billed_input(ids, engine.tokenizer.special)
+        times.room_us, begun_ns = _since_us(begun_ns), perf_counter_ns()
+        times.input_tokens = input_tokens = billed_input(ids, engine.tokenizer.special)
         reservation = await self._orders.reserve(request.order, input_tokens)
+        times.reserve_us = _since_us(begun_ns)
         return Admitted(ids, input_tokens, reservation)
 
     async def _refuse(self, stream: AnswerStream, error: SawyerError) -> None:
@@ -266,10 +290,10 @@ class Router:
         await stream.send(self._bus, Failed(n=stream.next_n, error=ErrorBody.of(error)))
         self._streams.forget(stream.request)
 
-    async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream) -> None:
+    async def _run(self, request: InferRequest, admitted: Admitted, stream: AnswerStream, times: RequestTimes) -> None:
         run = Run(
             self._bus, self._engine, self._decoding, self._biller, request, admitted, stream, self._tally,
-            speculate=self._speculate,
+            speculate=self._speculate, times=times,
         )  # fmt: skip
         self._running[stream.request] = run
         if stream.request in self._cancelled:
@@ -278,6 +302,10 @@ class Router:
             await run.to_the_end(self._me.name)
         finally:
             del self._running[stream.request]
+
+
+def _since_us(begun_ns: int) -> int:
+    return (perf_counter_ns() - begun_ns) // 1000
 
 
 def _is_refusal(data: bytes) -> bool:

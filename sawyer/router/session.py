@@ -22,8 +22,9 @@ from sawyer.engine.loaded import Engine
 from sawyer.errors import AlreadyCompleted, MalformedMessage, SawyerError, SessionEnded
 from sawyer.ids import RequestId
 from sawyer.router.billing import Biller, Work
-from sawyer.router.dispatch import Dispatcher, ExpertRows, RequestScope, Share
+from sawyer.router.dispatch import Dispatcher, ExpertRows
 from sawyer.router.metering import Meter
+from sawyer.router.scope import RequestScope, Share
 from sawyer.router.steps import Steps, Turn
 from sawyer.router.tally import Tally
 from sawyer.schemas.session_rows import HiddenRows, SummedRows, encode_session

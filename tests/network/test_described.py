@@ -28,6 +28,7 @@ from sawyer.schemas.messages import (
     NetworkReply,
     RouterReply,
 )
+from sawyer.schemas.metrics import Metrics
 
 BINARY_KINDS = {
     "ActivationRequest": tensors.Kind.REQUEST,
@@ -103,6 +104,7 @@ async def test_every_message_of_a_network_is_described(founded):
         ("network", NetworkReply, None),
         ("members", MembersReply, None),
         ("router", RouterReply, None),
+        ("metrics", Metrics, None),
         ("balance", BalanceReply, BalanceQuery(account="alice")),
         ("account", AccountReply, AccountQuery(account="alice")),
     ]
@@ -120,5 +122,5 @@ async def test_every_message_of_a_network_is_described(founded):
         "ActivationRequest", "ActivationReply", "Finish", "FinishReply", "SignedHeartbeat", "InferRequest",
         "InferMessage", "Empty", "NodeRegistered", "TokensReserved", "InferenceCompleted", "LedgerReply",
         "NetworkReply", "MembersReply", "RouterReply", "BalanceQuery", "BalanceReply", "AccountQuery",
-        "AccountReply", "QueryError", "MicroPing",
+        "AccountReply", "Metrics", "QueryError", "MicroPing",
     }  # fmt: skip

@@ -11,9 +11,9 @@ from sawyer.engine.loaded import Engine
 from sawyer.engine.local import LocalModel
 from sawyer.ids import new_request_id
 from sawyer.model.catalog import DEMO_MODEL
-from sawyer.router.dispatch import RequestScope
 from sawyer.router.forward import Forward, Place
 from sawyer.router.metering import Meter
+from sawyer.router.scope import RequestScope
 
 PROMPT = '"My dear Mr. Bennet," said his lady to him one day, "have you heard that Netherfield is let?" ' * 6
 

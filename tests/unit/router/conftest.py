@@ -19,9 +19,10 @@ from sawyer.bus.memory import MemoryBus, MemoryNetwork
 from sawyer.bus.protocol import Message
 from sawyer.errors import ExpertUnavailable
 from sawyer.ids import HostId, ModelId, NodeId, RequestId
-from sawyer.router.dispatch import Dispatcher, ExpertRows, LayerAnswers, RequestScope, Share
+from sawyer.router.dispatch import Dispatcher, ExpertRows, LayerAnswers
 from sawyer.router.metering import Meter
 from sawyer.router.placement import NodeState, Placement
+from sawyer.router.scope import RequestScope, Share
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.events import NodeRegistered
 from sawyer.schemas.messages import Heartbeat, HostedLayer, HostedModel, Vitals

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sawyer.errors import ExpertUnavailable
 from sawyer.ids import RequestId
 from sawyer.router import dispatch, placement
-from sawyer.router.dispatch import ExpertRows, RequestScope, Share
+from sawyer.router.dispatch import ExpertRows
 from sawyer.router.metering import Meter
+from sawyer.router.scope import RequestScope, Share
 from sawyer.schemas import subjects, tensors
 from sawyer.schemas.tensors import ActivationRequest
 
