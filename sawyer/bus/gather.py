@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from time import perf_counter
 
 from sawyer.bus.protocol import Bus, Message, Subscription
 
@@ -24,10 +25,12 @@ class Loss(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What became of one message: its answer, or the reason that none will come. `at_s` is loop time."""
+    """What became of one message: its answer, or the reason that none will come. `at_s` is loop time, which uvloop
+    counts in whole milliseconds; `stamp_s` is of perf_counter."""
 
     tag: int
     at_s: float
+    stamp_s: float
     data: bytes = b""
     loss: Loss | None = None
 
@@ -129,7 +132,7 @@ class Call:
         if tag not in self.outstanding:
             return
         self.outstanding.discard(tag)
-        self._arrived.append(Arrival(tag, self._loop.time(), data, loss))
+        self._arrived.append(Arrival(tag, self._loop.time(), perf_counter(), data, loss))
         self._urgent = self._urgent or wake  # it may come between two waits, while more is being sent
         if wake or self._first or not self.outstanding:
             self._wake_up()

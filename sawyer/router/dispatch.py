@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from time import perf_counter
 from typing import Final
 
 import numpy as np
@@ -77,13 +78,14 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """One message to one node. `owners`: the shares that its parts are of."""
+    """One message to one node. `owners`: the shares that its parts are of. `sent_s`, `stamp_s`: as of an Arrival."""
 
     node: NodeId
     units: list[_Unit]
     owners: list[int]
     message: ActivationRequest
     sent_s: float
+    stamp_s: float
 
 
 class Dispatcher:
@@ -215,7 +217,7 @@ class _LayerRun:
             deadline_ms=max(1, int((self._last_s - now_s) * 1000)),
             reply_f32=self._wire.dtype == np.float32,
         )
-        self._sent[tag] = _Sent(node, units, owners, message, now_s)
+        self._sent[tag] = _Sent(node, units, owners, message, now_s, perf_counter())
         self._deadlines[tag] = now_s + state.deadline_s(count)
         self._hedges[tag] = now_s + self._placement.hedge_s(node, count)
         subject = subjects.expert(node, self._dispatcher.model, self._layer, units[0].expert)
@@ -269,18 +271,18 @@ class _LayerRun:
         except MalformedMessage:
             self._lose(sent, "malformed", gone=False)
             return
-        took_us = int((arrival.at_s - sent.sent_s) * 1e6)
+        took_us = int((arrival.stamp_s - sent.stamp_s) * 1e6)
         self._counters.received(sent.node, len(arrival.data), took_us)
         for meter in {scope.request: scope.meter for scope in map(self._scope, sent.owners)}.values():
             meter.timed(sent.node, took_us)
         if not any(unit.done and not unit.given_up for unit in sent.units):
-            self._use(sent, answer, arrival.at_s)
+            self._use(sent, answer, arrival.at_s, took_us)
             return
         for unit in sent.units:
             unit.lost.pop(sent.node, None)
         self._smooth = False
 
-    def _use(self, sent: _Sent, answer: ActivationReply, at_s: float) -> None:
+    def _use(self, sent: _Sent, answer: ActivationReply, at_s: float, took_us: int) -> None:
         for unit, (_, block) in zip(sent.units, answer.blocks, strict=True):
             self.blocks[unit.work][unit.start : unit.start + len(block)] = block
             unit.done = True
@@ -288,14 +290,13 @@ class _LayerRun:
                 self._note_takeover(unit, lost, sent.node, reason)
             if unit.slow is not None and unit.slow not in unit.lost:
                 self._note_takeover(unit, unit.slow, sent.node, "hedged")
-        round_trip_us = (at_s - sent.sent_s) * 1e6
         state = self._placement.nodes[sent.node]
         if self._gatherer.settling:  # most of it was the server's being away: hedges would come late for long
             state.lives()
         else:
-            state.answered(round_trip_us, at_s)
+            state.answered(took_us, at_s)
         asked = [(unit.expert, len(unit.rows)) for unit in sent.units]
-        self._counters.used(sent.node, self._layer, asked, int(round_trip_us))
+        self._counters.used(sent.node, self._layer, asked, took_us)
         message = sent.message
         inputs = [message.rows[indices] for _, indices in message.work]
         blocks = [block for _, block in answer.blocks]
@@ -303,14 +304,14 @@ class _LayerRun:
         for owner, part, own in zip(sent.owners, message.parts, done, strict=True):
             scope = self._scope(owner)
             scope.meter.used(sent.node, part.sequence, tuple(map(leaf_hash, own.leaves)), own.rows)
-            scope.times.answered(self._layer, sent.node, own.rows, int(round_trip_us), answer.compute_us)
+            scope.times.answered(self._layer, sent.node, own.rows, took_us, answer.compute_us)
             if scope.traced:
                 self.calls[owner].append(
                     LayerCall(
                         node=sent.node,
                         experts=own.experts,
                         rows=own.rows,
-                        round_trip_us=int(round_trip_us),
+                        round_trip_us=took_us,
                         compute_us=answer.compute_us,
                     )
                 )
