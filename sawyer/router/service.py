@@ -100,7 +100,6 @@ class Router:
         self._orders = Orders(self._directory, self._biller, model, clock)
         self._streams = AnswerStreams()
         self._tally = Tally()
-        self._traces = Traces()
         self._version = version
         self._started_ms = clock.now_ms()
         self._requests = Service(
@@ -114,9 +113,10 @@ class Router:
             max_bytes=MAX_REQUEST_BYTES,
             busy=self._busy,
         )
+        self._traces = Traces()
         self._sessions = Sessions(
             bus, me.name, model, engine, self._dispatcher, self._orders, self._biller, self._tally,
-            self._stopping.is_set,
+            self._traces, clock, self._stopping.is_set,
         )  # fmt: skip
         self._running: dict[RequestId, Run] = {}
         self._cancelled: OrderedDict[RequestId, None] = OrderedDict()

@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Coroutine
 from contextlib import suppress
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Final, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from sawyer.router.metering import Meter
 from sawyer.router.scope import RequestScope, Share
 from sawyer.router.steps import Steps, Turn
 from sawyer.router.tally import Tally
+from sawyer.router.times import RequestTimes
 from sawyer.schemas.session_rows import HiddenRows, SummedRows, encode_session
 from sawyer.schemas.sessions import SessionClosed, SessionOpen
 
@@ -42,7 +43,7 @@ class Session:
 
     def __init__(
         self, opened: SessionOpen, held_tokens: int, engine: Engine, dispatcher: Dispatcher, biller: Biller,
-        tally: Tally,
+        tally: Tally, times: RequestTimes,
     ) -> None:  # fmt: skip
         self._opened = opened
         self.held_tokens = held_tokens
@@ -53,7 +54,7 @@ class Session:
         order = opened.order.body
         self.secret = secrets.token_hex(SECRET_BYTES)
         self.request = RequestId(order.request)
-        self._scope = RequestScope(self.request, Meter(order.request, order.model))
+        self._scope = RequestScope(self.request, Meter(order.request, order.model), times=times)
         self._trial = self._scope.trial(0)
         self._steps = Steps(opened.rows, order.max_tokens, engine.layout.moe_layers)
         self._turn: tuple[Turn, asyncio.Task[bytes]] | None = None
@@ -111,14 +112,16 @@ class Session:
 
     async def _layer(self, sent: HiddenRows) -> bytes:
         rows = np.asarray(sent.rows, np.float32)
-        kind = "gate 1" if len(rows) == 1 else ""
+        kind, begun_ns = "gate 1" if len(rows) == 1 else "", perf_counter_ns()
         gated = await self._engine.compute.run(kind, self._engine.trunk.gate, sent.layer, rows)
-        groups = group_rows(gated.experts)
+        gated_ns, groups = perf_counter_ns(), group_rows(gated.experts)
         work = [ExpertRows(group.expert, group.rows) for group in groups]
         answers = await self._dispatcher.layer([Share(self._trial, len(rows))], sent.layer, rows, work)
         for error in answers.failed.values():
             await self._fail(error)
             raise error
+        gate_us, experts_us = (gated_ns - begun_ns) // 1000, (perf_counter_ns() - gated_ns) // 1000
+        self._scope.times.passed(sent.layer, gate_us, experts_us)
         total = summed(rows.shape, groups, answers.blocks, gated.weights)
         if self._steps.took():
             self._step_is_complete()
@@ -150,10 +153,13 @@ class Session:
             prefill_us=int((self._read_s - self._started_s) * 1e6),
             decode_us=int((now_s - self._read_s) * 1e6),
         )
+        times = self._scope.times
+        times.decoded(work.prefill_us / 1e6, work.decode_us / 1e6, work.output_tokens)
         try:
             usage = await self._biller.post(self._opened.order, self._opened.input_tokens, self._scope, work)
         except SawyerError as error:
             return await self._void(error)
+        times.state = "cancelled" if finish == "cancelled" else "completed"
         self._tally.completed += 1
         self._tally.ended(self._loop.time())
         return SessionClosed(finish=finish, usage=usage)
@@ -166,6 +172,7 @@ class Session:
 
     async def _void(self, error: SawyerError) -> SessionClosed:
         """Give the hold back, and raise why; if nobody can be reached, it expires by itself."""
+        self._scope.times.state = "failed"
         self._tally.failed += 1
         self._tally.ended(self._loop.time())
         log.warning("request %s failed: %s", self.request, error)

@@ -6,11 +6,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from time import perf_counter_ns
 from typing import Final
 
 from sawyer.bus.calls import read, refuse_query
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Bus, Message
 from sawyer.bus.service import Service
+from sawyer.clock import Clock
 from sawyer.engine.loaded import Engine
 from sawyer.errors import (
     Busy,
@@ -28,6 +30,7 @@ from sawyer.router.dispatch import Dispatcher
 from sawyer.router.orders import Orders
 from sawyer.router.session import Finish, Session
 from sawyer.router.tally import Tally
+from sawyer.router.times import RequestTimes, Traces
 from sawyer.schemas import subjects
 from sawyer.schemas.events import MAX_FREE_TOKENS
 from sawyer.schemas.session_rows import HiddenRows, decode_session
@@ -59,8 +62,12 @@ class Sessions:
         orders: Orders,
         biller: Biller,
         tally: Tally,
+        traces: Traces,
+        clock: Clock,
         stopping: Callable[[], bool],
     ) -> None:
+        self._traces = traces
+        self._clock = clock
         self._router = router
         self._engine = engine
         self._dispatcher = dispatcher
@@ -132,8 +139,11 @@ class Sessions:
         return await asyncio.shield(opening)
 
     async def _begin(self, request: RequestId, asked: SessionOpen) -> Session:
+        times, begun_ns = RequestTimes(self._clock.now_ms(), input_tokens=asked.input_tokens), perf_counter_ns()
         reservation = await self._orders.reserve(asked.order, asked.input_tokens)
-        session = Session(asked, reservation.tokens, self._engine, self._dispatcher, self._biller, self._tally)
+        times.reserve_us = (perf_counter_ns() - begun_ns) // 1000
+        self._traces.keep(request, times)
+        session = Session(asked, reservation.tokens, self._engine, self._dispatcher, self._biller, self._tally, times)
         self._by_secret[session.secret] = self._by_request[request] = session
         self._forget_ended(MAX_ENDED)
         return session
