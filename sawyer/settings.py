@@ -151,6 +151,9 @@ KNOWN: Final[tuple[Known, ...]] = (
           _one_of("full", "normal")),
     Known("loop", lambda: "auto", "event loop of the long-running programs; auto: uvloop where it is installed",
           _one_of("auto", "asyncio", "uvloop")),
+    Known("log_level", lambda: "warning", "of the long-running programs; info: also each request and entry",
+          _one_of("info", "warning", "error")),
+    Known("log_format", lambda: "text", "of their logs: text, or json (an object a line)", _one_of("text", "json")),
     Known("nats_server", lambda: "", "another nats-server than the bundled one", path=True),
 )  # fmt: skip
 

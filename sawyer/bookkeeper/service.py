@@ -22,8 +22,10 @@ from sawyer.clock import Clock
 from sawyer.errors import Busy, MalformedMessage, SawyerError
 from sawyer.ids import AccountId
 from sawyer.ledger.book import Book
+from sawyer.ledger.commands import VerifiedCommand
 from sawyer.schemas import subjects
 from sawyer.schemas.base import Strict
+from sawyer.schemas.events import Body
 from sawyer.schemas.messages import AccountQuery, BalanceQuery, LedgerReply, PublicationQuery, PublicationReply
 
 MAX_COMMAND_BYTES: Final = 1024 * 1024
@@ -151,7 +153,13 @@ class Bookkeeper:
             if isinstance(verified, SawyerError):
                 await self._reply(message.reply, LedgerReply.refused(verified))
             else:
-                await self._writer.put(verified, functools.partial(self._reply, message.reply))
+                await self._writer.put(verified, functools.partial(self._told, verified, message.reply))
+
+    async def _told(self, verified: VerifiedCommand, to: str, reply: LedgerReply) -> None:
+        if log.isEnabledFor(logging.INFO):
+            what = f"entry {reply.entry.seq}" if reply.entry is not None else f"refused: {reply.error}"
+            log.info("%s: %s", verified.kind, what, extra={"request": _request_of(verified.body)})
+        await self._reply(to, reply)
 
     async def _expire(self) -> None:
         """What is due is ended once a second, and the views catch up."""
@@ -193,3 +201,9 @@ class Bookkeeper:
             return reply.canonical()
 
         return serve
+
+
+def _request_of(body: Body) -> str:
+    """The id of the request that this fact is about; "" if it is about none."""
+    request = getattr(body, "request", "")
+    return request if isinstance(request, str) else str(request.body.request)

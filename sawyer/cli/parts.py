@@ -6,7 +6,6 @@ Each prints one line on stdout when it is ready, so that a person or a superviso
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 import typer
 
 import sawyer
+from sawyer.cli.log_format import start_logging
 from sawyer.cli.model_here import split_names
 from sawyer.cli.options import ContextOption, CredsOption, FormatOption, HomeOption, NatsOption, ThreadsOption
 from sawyer.clock import SystemClock
@@ -208,9 +208,7 @@ def pin_of(home: Home) -> Pin:
 
 
 def run_part(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> None:
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    start_logging(settings)
     run_on_loop(main(), settings["loop"])
 
 

@@ -292,6 +292,8 @@ class NodeAgent:
             raise UnknownModel(f"this node does not serve {finish.model}")
         receipt = await asyncio.to_thread(self._receipts.finish, finish, self._hosting.artifacts.digest)
         self._finished.set()
+        rows = 0 if receipt is None else receipt.body.rows
+        log.info("request %s is over: %d rows receipted", finish.request, rows, extra={"request": finish.request})
         return FinishReply(receipt=receipt).canonical()
 
     async def _metrics(self, _: Message) -> bytes:

@@ -98,10 +98,17 @@ class Biller:
                 node = NodeId(refused.details.get("node", ""))
                 if receipts.pop(node, None) is None:
                     raise
-                log.warning("request %s: the ledger refuses the receipt of %s: %s", scope.request, node, refused)
+                log.warning(
+                    "request %s: the ledger refuses the receipt of %s: %s", scope.request, node, refused,
+                    extra={"request": scope.request},
+                )  # fmt: skip
                 continue
             scope.times.posting_us = (perf_counter_ns() - collected_ns) // 1000
             billed = sum(each.tokens for each in entry.decided.debited or ())
+            log.info(
+                "request %s: %d tokens billed in entry %d", scope.request, billed, entry.seq,
+                extra={"request": scope.request},
+            )  # fmt: skip
             return self._usage(input_tokens, scope, work, receipts, entry.seq, billed)
 
     async def void(self, order: InferenceRequested, scope: RequestScope, reason: str) -> int:
@@ -131,7 +138,9 @@ class Biller:
             key = self._placement.nodes[node].key
             await asyncio.to_thread(scope.meter.check, reply.receipt, node, key, self._manifest)
         except SawyerError as error:
-            log.warning("request %s: no receipt of %s: %s", scope.request, node, error)
+            log.warning(
+                "request %s: no receipt of %s: %s", scope.request, node, error, extra={"request": scope.request}
+            )
             return None
         return reply.receipt
 
@@ -154,7 +163,10 @@ class Biller:
         try:
             await self._bus.publish(subjects.finish(node), nothing.canonical())
         except SawyerError as error:
-            log.warning("cannot tell %s that request %s is over: %s", node, scope.request, error)
+            log.warning(
+                "cannot tell %s that request %s is over: %s", node, scope.request, error,
+                extra={"request": scope.request},
+            )  # fmt: skip
 
     def _usage(
         self,

@@ -79,7 +79,7 @@ class Run:
             await asyncio.shield(self._fail(SawyerError("the router was stopped")))
             raise
         except Exception as error:
-            log.exception("request %s failed", self._stream.request)
+            log.exception("request %s failed", self._stream.request, extra={"request": self._stream.request})
             await self._fail(SawyerError(f"the router failed ({type(error).__name__}); its log has more"))
         finally:
             expiry.cancel()
@@ -155,13 +155,16 @@ class Run:
             return
         self._tally.failed += 1
         self._scope.times.state = "failed"
-        log.warning("request %s failed: %s", self._stream.request, error)
+        log.warning("request %s failed: %s", self._stream.request, error, extra={"request": self._stream.request})
         try:
             await self._biller.void(self._request.order.body, self._scope, error.code)
         except AlreadyCompleted as completed:
             error = completed
         except SawyerError as problem:
-            log.warning("request %s: the hold was not voided and will expire: %s", self._stream.request, problem)
+            log.warning(
+                "request %s: the hold was not voided and will expire: %s", self._stream.request, problem,
+                extra={"request": self._stream.request},
+            )  # fmt: skip
         await self._send(Failed(n=self._stream.next_n, error=ErrorBody.of(error)))
 
     async def _send(self, event: Event) -> None:

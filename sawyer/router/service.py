@@ -261,7 +261,7 @@ class Router:
                 return None
             except Exception as error:
                 times.state = "failed"
-                log.exception("admitting request %s failed", request_id)
+                log.exception("admitting request %s failed", request_id, extra={"request": request_id})
                 await self._refuse(
                     stream, SawyerError(f"internal error ({type(error).__name__}); the router's log has more")
                 )

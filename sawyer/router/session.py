@@ -175,13 +175,16 @@ class Session:
         self._scope.times.state = "failed"
         self._tally.failed += 1
         self._tally.ended(self._loop.time())
-        log.warning("request %s failed: %s", self.request, error)
+        log.warning("request %s failed: %s", self.request, error, extra={"request": self.request})
         try:
             await self._biller.void(self._opened.order.body, self._scope, error.code)
         except AlreadyCompleted as completed:
             raise completed from error
         except SawyerError as problem:
-            log.warning("request %s: the hold was not voided and will expire: %s", self.request, problem)
+            log.warning(
+                "request %s: the hold was not voided and will expire: %s", self.request, problem,
+                extra={"request": self.request},
+            )  # fmt: skip
         raise error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -98,3 +99,13 @@ async def fetch(port: int, line: str) -> tuple[str, str]:
     writer.close()
     head, _, body = answer.partition("\r\n\r\n")
     return head, body
+
+
+async def test_logs_of_router_nodes_and_bookkeeper_name_the_request(network, caplog):
+    with caplog.at_level(logging.INFO, logger="sawyer"):
+        async with network.client() as client:
+            answer = await client.generate("It was a", model=network.model, max_tokens=4)
+    told = {(each.name, each.getMessage()) for each in caplog.records if getattr(each, "request", "") == answer.request}
+    parts = {name.split(".")[1] for name, _ in told}
+    assert parts == {"router", "node", "bookkeeper"}
+    assert ("sawyer.bookkeeper.service", f"inference.completed.v1: entry {answer.usage.entry}") in told

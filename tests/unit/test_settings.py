@@ -15,6 +15,7 @@ from sawyer.settings import KNOWN, Settings, parse_size
 
 GOOD = {"home": "h", "nats": "nats://h:1", "context": "prod", "creds": "x.creds", "account": "alice", "model": "m",
         "node": "attic", "host": "maria", "device": "cpu", "threads": "3", "ledger_durability": "normal",
+        "log_level": "info", "log_format": "json",
         "ledger_verifiers": "2", "cache_limit": "64GiB",
         "ledger_url": "postgresql://maria@h/ledger", "loop": "asyncio", "nats_server": "bin/nats-server"}  # fmt: skip
 """A value for every setting."""
@@ -206,7 +207,8 @@ def test_unknown_setting_comes_with_the_one_that_was_meant(config: Path) -> None
     ("name", "bad"),
     [("ledger_durability", "OFF"), ("device", "gpu"), ("threads", "-1"), ("threads", "x"), ("threads", "99999"),
      ("ledger_url", "mysql://h/d"), ("cache_limit", "50"), ("cache_limit", "0GB"), ("cache_limit", "-1GB"),
-     ("account", "A B"), ("model", "a/b"), ("node", "UP"), ("host", "x" * 64)],
+     ("account", "A B"), ("model", "a/b"), ("node", "UP"), ("host", "x" * 64),
+     ("log_level", "loud"), ("log_format", "xml")],
 )  # fmt: skip
 @pytest.mark.parametrize("source", ["flag", "variable"])
 def test_value_that_makes_no_sense_is_refused_naming_its_source(name: str, bad: str, source: str) -> None:
