@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -219,8 +220,9 @@ class NatsBus:
     def new_inbox(self) -> str:
         return self._client.new_inbox()
 
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
+    def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._on_disconnect.append(callback)
+        return partial(self._on_disconnect.remove, callback)
 
     @property
     def settling(self) -> bool:
@@ -266,7 +268,7 @@ class NatsBus:
         if self._established and not self._client.is_closed:
             self._back_s = math.inf  # not only from when we are told that it is back: answers come before that
             log.warning("nats: the connection is lost; trying to reconnect")
-        for callback in self._on_disconnect:
+        for callback in list(self._on_disconnect):
             callback()
 
     async def _note_closed(self) -> None:

@@ -46,16 +46,18 @@ class Gatherer:
         self._calls: dict[int, Call] = {}
         self._ids = itertools.count(1)
         self._subscription: Subscription | None = None
+        self._deaf: Callable[[], None] = lambda: None
         self.late = 0
 
     async def start(self) -> None:
         self._subscription = await self._bus.subscribe(f"{self._prefix}.*.*", self._receive)
-        self._bus.on_disconnect(self._lose_all)
+        self._deaf = self._bus.on_disconnect(self._lose_all)
 
     async def stop(self) -> None:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
             self._subscription = None
+            self._deaf()
         self._lose_all()
 
     @property

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, Handler, Message, Subscription
 from sawyer.errors import NoAnswer, NobodyServes, ServerUnreachable, UsageError
@@ -124,8 +125,9 @@ class MemoryBus:
     def new_inbox(self) -> str:
         return f"_INBOX.{id(self):x}.{next(self._inboxes)}"
 
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
+    def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._on_disconnect.append(callback)
+        return partial(self._on_disconnect.remove, callback)
 
     async def flush(self) -> None:
         await asyncio.sleep(0)
@@ -137,7 +139,7 @@ class MemoryBus:
         self._closed = True
         for listener in self._mine:
             await listener.unsubscribe()
-        for callback in self._on_disconnect:
+        for callback in list(self._on_disconnect):
             callback()
 
 

@@ -53,8 +53,9 @@ class Bus(Protocol):
     def new_inbox(self) -> str:
         """A subject prefix for replies that only this participant listens on."""
 
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Called on the event loop whenever the connection is lost: requests in flight will not be answered."""
+    def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Called on the event loop whenever the connection is lost: requests in flight will not be answered. Until what
+        this returns is called, once."""
 
     @property
     def settling(self) -> bool:

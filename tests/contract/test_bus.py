@@ -293,6 +293,8 @@ async def test_loss_of_the_connection_is_told_to_all_who_asked(connect: Connect)
     bus, told = await connect(), list[str]()
     bus.on_disconnect(lambda: told.append("first"))
     bus.on_disconnect(lambda: told.append("second"))
+    no_more = bus.on_disconnect(lambda: told.append("third"))
+    no_more()
     assert told == []
     await bus.close()
     assert told == ["first", "second"]

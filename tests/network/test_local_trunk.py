@@ -106,6 +106,20 @@ async def test_router_that_is_started_anew_in_mid_text_is_asked_again_and_billed
     assert (await network.audit()).ok
 
 
+async def test_text_leaves_nothing_behind_in_its_client(network):
+    async with local_client(network) as client:
+        bus = client._bus
+
+        async def ask():
+            await client.generate(ORDINARY, model=network.model, max_tokens=3)
+            return len(bus._on_disconnect), len(bus._client._subs), len(bus._client._handlers)
+
+        first = await ask()
+        tasks = len(asyncio.all_tasks())
+        assert [await ask() for _ in range(3)] == [first] * 3
+        assert len(asyncio.all_tasks()) <= tasks
+
+
 async def test_expert_without_a_replica_is_a_typed_error_and_nothing_is_billed(network):
     async with local_client(network) as client:
         before = await _budget(client)
