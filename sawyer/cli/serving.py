@@ -206,9 +206,9 @@ def _serve(asked: Serve) -> None:
     async def main() -> None:
         bus = await NatsBus.connect(settings.where_nats()[0], name=name)
         try:
-            layers, limit_bytes = await _settled(asked, bus)
+            layers, limit_bytes, follows = await _settled(asked, bus)
             await bring_shown(asked.files, _paths(asked.files, layers))
-            hosting = Hosting(asked.files, layers, asked.device, asked.threads, FAST, limit_bytes)
+            hosting = Hosting(asked.files, layers, asked.device, asked.threads, FAST, limit_bytes, follows)
             witness = CheckpointWitness(bus, me.node, me.key, pin, place.witness(name), SystemClock())
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__, witness)
             await until_stopped(agent, bus, lambda: _where_it_runs(asked, agent))
@@ -224,21 +224,22 @@ def _paths(files: ModelFiles, layers: tuple[HostedLayer, ...]) -> list[str]:
     return [expert_file(layer, expert, files.artifacts.manifest.format) for layer, expert in pairs(layers)]
 
 
-async def _settled(asked: Serve, bus: NatsBus) -> tuple[tuple[HostedLayer, ...], int | None]:
-    """What to host, and how many bytes loaded experts may take of the memory that they are in: None for what there
-    is."""
+async def _settled(asked: Serve, bus: NatsBus) -> tuple[tuple[HostedLayer, ...], int | None, int]:
+    """What to host; how many bytes loaded experts may take of the memory that they are in, None for what there is; and
+    how many experts it may be when the demand moves, 0 if somebody named them."""
     from sawyer.cli.serve_plan import announce, measure, warn
     from sawyer.cli.session import checked_network
 
     if asked.layers is not None:
         if not asked.max_memory:
-            return asked.layers, None
+            return asked.layers, None, 0
         machine = await asyncio.to_thread(measure, asked.files.artifacts, asked.device, asked.threads, asked.max_memory)
-        return asked.layers, machine.budget_bytes
+        return asked.layers, machine.budget_bytes, 0
     plan = await asked.plan(bus, await checked_network(bus, asked.settings.home))
     warn(plan)
     announce(plan)
-    return plan.choice.layers, plan.machine.budget_bytes if asked.max_memory else None
+    limit_bytes = plan.machine.budget_bytes if asked.max_memory else None
+    return plan.choice.layers, limit_bytes, plan.choice.most
 
 
 def _where_it_runs(asked: Serve, agent: NodeAgent) -> str:

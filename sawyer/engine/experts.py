@@ -82,6 +82,8 @@ class ExpertPool:
         if not order:
             raise UsageError("no experts to host", hint="Name at least one layer and expert.")
         self.hosted = tuple(sorted(order))
+        self._artifacts = artifacts
+        self._is_bounded = limit_bytes is not None
         self.hidden = artifacts.layout.hidden
         format = artifacts.manifest.format
         _check_known(artifacts, self.hosted)
@@ -136,6 +138,41 @@ class ExpertPool:
             return held.session.run({"x": rows})[0]
         finally:
             self._let_go(held)
+
+    def hosts(self, pair: tuple[int, int]) -> bool:
+        """Whether this (layer, expert) may be run."""
+        return pair in self._known
+
+    def adopt(self, layer: int, expert: int) -> None:
+        """Host one more, loaded and run once when this returns. Blocking. Raises UnknownExpert, and what reading
+        raises; then it is not hosted."""
+        pair = layer, expert
+        _check_known(self._artifacts, [pair])
+        self._host(self._known | {pair})
+        try:
+            self.run(layer, expert, np.zeros((1, self.hidden), np.float32))
+        except BaseException:
+            self.give_up(layer, expert)
+            raise
+
+    def give_up(self, layer: int, expert: int) -> None:
+        """Host it no more; runs under way end as they would. One is left."""
+        known = self._known - {(layer, expert)}
+        if not known:
+            return
+        self._host(known)
+        with self._lock:
+            held = self._loaded.get((layer, expert))
+            if held is not None and not held.users:
+                del self._loaded[layer, expert]
+        del held
+        give_back_freed()
+
+    def _host(self, known: frozenset[tuple[int, int]]) -> None:
+        with self._lock:
+            if not self._is_bounded:
+                self._most = max(1, self._most + len(known) - len(self._known))
+            self._known, self.hosted = known, tuple(sorted(known))
 
     def relieve(self, lacking_bytes: int) -> int:
         """Give so much memory back, as far as experts that nobody uses now take it: all but the one used last. Returns

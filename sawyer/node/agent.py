@@ -27,8 +27,11 @@ from sawyer.model.artifacts import Artifacts
 from sawyer.model.files import ModelFiles
 from sawyer.model.layout import Array
 from sawyer.node.capability import Speed, WayKeeper, measure_speed, measure_way
+from sawyer.node.choosing import Pair
+from sawyer.node.demand import Watched
+from sawyer.node.following import Follower
 from sawyer.node.health import Health
-from sawyer.node.hosting import in_preference, pairs, without
+from sawyer.node.hosting import in_preference, pairs, with_replica, without
 from sawyer.node.memory import Memory, MiB, read_memory
 from sawyer.node.namesake import Instance, Namesakes
 from sawyer.node.network_time import NetworkTime
@@ -59,6 +62,8 @@ TIME_EVERY_S: Final = 60.0
 """How often the bookkeeper is asked for the time."""
 DRAIN_TIMEOUT_S: Final = 10.0
 FINISH_LIMIT: Final = 1024
+GIVE_UP_S: Final = 5.0
+"""So long an expert that is no longer told of is still answered for: routers have asked, or have not heard yet."""
 QUERY_LIMIT: Final = 64
 
 log = logging.getLogger(__name__)
@@ -67,7 +72,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Hosting:
     """What this node serves: a split model, some of its experts, on a device with so many threads. Loaded experts keep
-    within `memory_limit_bytes` (None: within what the machine has), the others are loaded when they are asked for."""
+    within `memory_limit_bytes` (None: within what the machine has), the others are loaded when they are asked for.
+    `follows`: so many experts at most, which may be others when the demand moves; 0 for those in `layers` alone."""
 
     files: ModelFiles
     layers: tuple[HostedLayer, ...]
@@ -75,6 +81,7 @@ class Hosting:
     threads: int
     accuracy_level: int
     memory_limit_bytes: int | None = None
+    follows: int = 0
 
     @property
     def artifacts(self) -> Artifacts:
@@ -118,6 +125,7 @@ class NodeAgent:
         self._time = NetworkTime()
         self._started_ms: int
         self._host = me.host
+        self._layers = hosting.layers
         self._model = ModelId(hosting.artifacts.manifest.model)
         self._way = WayKeeper(lambda: measure_way(bus, self._model, lambda: self._serving.queue > 0))
         self._speed = Speed(0, 0)
@@ -247,12 +255,35 @@ class NodeAgent:
                 asyncio.create_task(self._pressure.run(pool), name="what watches the memory"),
                 asyncio.create_task(self._reader.mend(), name="what mends files"),
             ]
+            if self._hosting.follows:
+                beside.append(asyncio.create_task(self._follower(network).run(), name="what follows the demand"))
             stack.push_async_callback(_end, beside)
             if self._witness is not None:  # nobody's work waits for it
                 stack.push_async_callback(_end, [asyncio.create_task(self._witness.run())])
             started()
             await self._until_stopped(namesakes, [*beside, self._serving.worker])
             await self._drain(network)
+
+    def _follower(self, network: str) -> Follower:
+        hosting = self._hosting
+
+        def mine() -> tuple[frozenset[Pair], int]:
+            return frozenset(self._pool.hosted), hosting.follows - len(self._pool.hosted)
+
+        async def adopt(pair: Pair) -> None:
+            await self._reader.bring([pair])
+            await asyncio.to_thread(self._pool.adopt, *pair)
+            self._layers = with_replica(self._layers, pair)
+            await self._send_heartbeat(network)
+
+        async def give_up(pair: Pair) -> None:
+            self._layers = without(self._layers, {pair})
+            await self._send_heartbeat(network)
+            await asyncio.sleep(GIVE_UP_S)
+            await asyncio.to_thread(self._pool.give_up, *pair)
+
+        digest = hosting.artifacts.digest
+        return Follower(Watched(self._bus, self._model, digest, hosting.artifacts.layout, mine), adopt, give_up)
 
     async def _until_stopped(self, namesakes: Namesakes, needed: Sequence[asyncio.Task[None]]) -> None:
         """Raises what ended a task that we need: without it we would beat and serve nobody, or serve unseen."""
@@ -334,7 +365,7 @@ class NodeAgent:
             model=artifacts.manifest.model,
             manifest=artifacts.digest,
             format=artifacts.manifest.format,
-            layers=without(self._hosting.layers, self._reader.broken),
+            layers=without(self._layers, self._reader.broken),
             row_us=self._speed.row_us,
             rows_per_second=self._speed.rows_per_second,
         )

@@ -41,11 +41,12 @@ NOBODY: Final = Served()
 
 @dataclass(frozen=True)
 class Choice:
-    """What to host: so many experts, and the memory that they take when all are loaded."""
+    """What to host: so many experts, and the memory that they take when all are loaded. `most`: how many fit."""
 
     layers: tuple[HostedLayer, ...]
     experts: int
     memory_bytes: int
+    most: int = 0
 
 
 def choose(
@@ -64,7 +65,7 @@ def choose(
     chosen: set[Pair] = set()
     for rank in sorted(groups):
         chosen |= _spread(groups[rank], chosen, room - len(chosen), seed)
-    return Choice(_layers(chosen, served), len(chosen), one.room_for(len(chosen)))
+    return Choice(_layers(chosen, served), len(chosen), one.room_for(len(chosen)), room)
 
 
 def check_room(one: Footprint, budget_bytes: int) -> None:

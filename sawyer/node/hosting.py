@@ -73,6 +73,16 @@ def without(layers: tuple[HostedLayer, ...], broken: Collection[tuple[int, int]]
     )
 
 
+def with_replica(layers: tuple[HostedLayer, ...], pair: tuple[int, int]) -> tuple[HostedLayer, ...]:
+    """These and one more (layer, expert), as replica: others serve it, too."""
+    by_layer = {each.layer: each for each in layers}
+    layer, expert = pair
+    there = by_layer.get(layer, HostedLayer(layer=layer, first=(), replica=()))
+    replica = tuple(sorted({*there.replica, expert} - set(there.first)))
+    by_layer[layer] = HostedLayer(layer=layer, first=there.first, replica=replica)
+    return tuple(by_layer[number] for number in sorted(by_layer))
+
+
 def written(chosen: Iterable[tuple[int, int]], layout: ModelLayout) -> str:
     """The experts as `--experts` takes them, in few words: `0-1:*,2:0-3,2:6`."""
     by_layer: dict[int, list[int]] = {}

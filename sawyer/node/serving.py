@@ -59,7 +59,6 @@ class Serving:
         self._served = served
         self._receipts = receipts
         self._health = health
-        self._hosted = frozenset(served.pool.hosted)
         self._line = Line(QUEUE_LIMIT, joins=served.pool.row_exact)
         self._wake = asyncio.Event()
         self._ending = False
@@ -139,7 +138,7 @@ class Serving:
             )
         if request.rows.shape[1] != served.hidden:
             raise MalformedMessage(f"rows have {request.rows.shape[1]} values, {served.model} has {served.hidden}")
-        missing = [expert for expert, _ in request.work if (request.layer, expert) not in self._hosted]
+        missing = [expert for expert, _ in request.work if not self._served.pool.hosts((request.layer, expert))]
         if missing:
             raise UnknownExpert(f"layer {request.layer}: this node does not serve expert {missing[0]}")
 

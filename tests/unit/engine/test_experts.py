@@ -150,3 +150,37 @@ def _copy_with_a_flipped_bit(artifacts: Artifacts, path: str, folder: Path) -> A
     raw[5000] ^= 1
     (copy / path).write_bytes(raw)
     return Artifacts.open(copy)
+
+
+@pytest.mark.parametrize("limit", [None, 10**12])
+def test_expert_that_is_taken_on_is_warm_and_one_that_is_given_up_is_not_run(
+    demo: Demo, rows: NDArray[np.float32], limit: int | None
+) -> None:
+    artifacts = demo("q4")
+    pool, alone = ExpertPool(artifacts, [PAIR], limit_bytes=limit), ExpertPool(artifacts, [(0, 2)])
+    pool.adopt(0, 2)
+    assert pool.hosted == ((0, 2), PAIR)
+    assert pool.is_loaded(0, 2)
+    assert pool.is_loaded(*PAIR)
+    assert pool.run(0, 2, rows).tobytes() == alone.run(0, 2, rows).tobytes()
+    pool.give_up(*PAIR)
+    assert (pool.hosted, pool.counts.loaded, pool.hosts(PAIR)) == (((0, 2),), 1, False)
+    with pytest.raises(UnknownExpert):
+        pool.run(*PAIR, rows)
+    pool.give_up(0, 2)
+    assert pool.hosted == ((0, 2),), "one is left"
+
+
+def test_expert_that_cannot_be_taken_on_is_not_hosted(demo: Demo) -> None:
+    artifacts = demo("q4")
+
+    def read(layer: int, expert: int) -> dict[str, NDArray[np.generic]]:
+        if (layer, expert) != PAIR:
+            raise ArtifactCorrupt("its file is wrong")
+        return artifacts.read_expert(layer, expert)
+
+    pool = ExpertPool(artifacts, [PAIR], read=read)
+    for error, pair in ((ArtifactCorrupt, (0, 2)), (UnknownExpert, (99, 0))):
+        with pytest.raises(error):
+            pool.adopt(*pair)
+    assert pool.hosted == (PAIR,)

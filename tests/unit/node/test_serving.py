@@ -42,6 +42,9 @@ class FakePool:
     row_exact = True
     hosted = tuple((LAYER, expert) for expert in (0, 1, 3, CRASHES, MAKES_NAN, MAKES_INF, OVERFLOWS))
 
+    def hosts(self, pair: tuple[int, int]) -> bool:
+        return pair in self.hosted
+
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
