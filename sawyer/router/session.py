@@ -100,6 +100,13 @@ class Session:
         assert self._ending is not None
         return await asyncio.shield(self._ending)
 
+    async def abort(self) -> None:
+        """End what runs, whatever becomes of the bill: a hold that is left expires by itself."""
+        tasks = {task for task in (self._turn and self._turn[1], self._ending) if task is not None}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def _end(self, how: Coroutine[None, None, SessionClosed]) -> None:
         self._ending = asyncio.create_task(how, name=f"end of the session of {self.request}")
         self._ending.add_done_callback(_looked_at)
@@ -167,8 +174,7 @@ class Session:
     async def _stop_turn(self) -> None:
         if self._turn is not None and not self._turn[1].done():
             self._turn[1].cancel()
-            with suppress(asyncio.CancelledError, SawyerError):
-                await self._turn[1]
+            await asyncio.wait({self._turn[1]})  # not its own await, which could not be told from our being cancelled
 
     async def _void(self, error: SawyerError) -> SessionClosed:
         """Give the hold back, and raise why; if nobody can be reached, it expires by itself."""

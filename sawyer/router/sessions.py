@@ -95,7 +95,7 @@ class Sessions:
             await each.start()
 
     async def stop(self) -> None:
-        """Bills what clients got so far."""
+        """Bills what clients got so far; after a while what is not billed is let go."""
         if self._sweeping is None:
             return
         self._sweeping.cancel()
@@ -105,6 +105,10 @@ class Sessions:
                 await asyncio.gather(*(each.close("cancelled") for each in running), return_exceptions=True)
         for service in self._services:
             await service.stop(STOP_PATIENCE_S)
+        begun = [self._sweeping, *self._opening.values()]
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, *(each.abort() for each in self._by_secret.values()), return_exceptions=True)
 
     @property
     def running(self) -> int:

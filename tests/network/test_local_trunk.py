@@ -174,6 +174,17 @@ async def test_client_that_vanishes_is_billed_what_it_got_after_a_while(network,
     assert (await network.audit()).ok
 
 
+async def test_bill_that_nobody_takes_is_let_go_when_the_router_stops(network, monkeypatch):
+    monkeypatch.setattr(sessions, "STOP_PATIENCE_S", 0.1)
+    async with local_client(network) as client:
+        opened, order = await _opened(client, network)
+        await _ask_layers(network, opened, order, rows=2)
+        await network.parts["bookkeeper"].vanish()
+        await network.parts["router-1"].vanish()
+        left = [task.get_name() for task in asyncio.all_tasks() if order.request in task.get_name()]
+    assert left == []
+
+
 async def test_same_rows_sent_again_get_the_same_answer_and_are_metered_once(network):
     async with local_client(network) as client:
         opened, order = await _opened(client, network)

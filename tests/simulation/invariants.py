@@ -56,14 +56,16 @@ def _outcomes(world: World, outcomes: list[Outcome]) -> Iterator[str]:
             yield from (f"{who} {problem}" for problem in _text(world, each))
         error = each.error
         stopped = isinstance(error, SawyerError) and error.message == STOPPED
-        forgotten = isinstance(error, RequestConflict) and _router_forgot(world)
+        ended_before = each.asking.local and each.once_more  # a session is no stream that can be read again
+        forgotten = isinstance(error, RequestConflict) and (ended_before or _router_forgot(world))
         if error is not None and not isinstance(error, MAY_END_A_REQUEST) and not stopped and not forgotten:
             yield f"{who} ended with {error!r}"
         if stopped and not _router_forgot(world):
             yield f"{who} ended with a router that was never stopped"
         poor = world.plan.budget_tokens < 1000 and isinstance(error, BudgetTooSmall)
         cancelled = isinstance(error, Cancelled) and each.asking.ending != "reads"
-        if world.plan.is_calm and error is not None and not poor and not cancelled:
+        billed = ended_before and isinstance(error, AlreadyCompleted | RequestConflict)
+        if world.plan.is_calm and error is not None and not poor and not cancelled and not billed:
             yield f"{who} failed in calm weather: {error!r}"
 
 

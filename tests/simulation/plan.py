@@ -4,7 +4,7 @@ and who asks for what."""
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from simulation.wire import CALM, Weather
@@ -33,6 +33,7 @@ ACCOUNTS: Final = ("alice", "bob")
 ROUTER: Final = "router-1"
 BOOKKEEPER: Final = "bookkeeper"
 PROMPTS: Final = ("w1 w2 w3", "w9 w10 w11 w12 w13 w14", "w7", "w40 w5 w40 w5 w40", "w20 w21 w22 w23 w24 w25 w26 w27")
+LOCAL_SHARE: Final = 0.3
 MAX_TOKENS: Final = (1, 2, 5, 8, 12)
 
 
@@ -59,6 +60,13 @@ class Asking:
     ending: Ending
     after: int
     once_more: bool
+    local: bool = False
+    """Whether the client runs the trunk itself."""
+
+    @property
+    def client(self) -> str:
+        """Whose door is asked at: an account has one of each kind."""
+        return f"{self.account}, local" if self.local else self.account
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class Plan:
         calm = drawn.random() < 0.2
         faults = () if calm else _faults(drawn, nodes)
         askings = tuple(_asking(drawn, faults) for _ in range(drawn.randint(1, 5)))
+        apart = random.Random(f"local {seed}")  # of its own, so that the rest of a seed's plan is what it was
+        askings = tuple(replace(each, local=apart.random() < LOCAL_SHARE) for each in askings)
         weather = CALM if calm or drawn.random() < 0.3 else _weather(drawn)
         budget_tokens = 12 if drawn.random() < 0.1 else 10_000
         return cls(seed, nodes, weather, faults, askings, budget_tokens, drawn.choice(WAYS_S))

@@ -84,6 +84,7 @@ def simulate(seed: int, *, tell: bool = False, change: Change = lambda _: None) 
 def _replace_what_measures(patch: pytest.MonkeyPatch, loop: VirtualLoop, model: Tiny) -> None:
     """What asks this machine, and what was given a real clock when it was defined."""
     patch.setattr("sawyer.node.agent.ExpertPool", model.pool)
+    patch.setattr("sawyer.client.trunks.Trunks._load", lambda *_: model.engine())
     patch.setattr("sawyer.node.agent.measure_speed", lambda _: Speed(10, 100_000))
     patch.setattr("sawyer.node.agent.NetworkTime", lambda: NetworkTime(loop.time))
     patch.setattr("sawyer.node.agent.Pressure", lambda read: Pressure(read, loop.time))
@@ -127,6 +128,7 @@ class World:
         self.store = Store.in_memory()
         self.sent = Sent()
         self.programs: dict[str, Program] = {}
+        self.clients: dict[str, AsyncClient] = {}
         self.client_buses: dict[str, FaultyBus] = {}
 
     async def live(self, outcomes: list[Outcome]) -> list[str]:
@@ -137,7 +139,7 @@ class World:
         self.wire.weather = self.plan.weather
         breaking = [asyncio.create_task(self._break(fault), name=fault.kind) for fault in self.plan.faults]
         asking = [
-            asyncio.create_task(ask(clients[each.account], each, number), name="asking")
+            asyncio.create_task(ask(clients[each.client], each, number), name="asking")
             for number, each in enumerate(self.plan.askings)
         ]
         await asyncio.sleep(FAULTS_UNTIL_S)
@@ -168,6 +170,12 @@ class World:
             bus = self.client_buses[name] = await wire.join(name)
             clients[name] = AsyncClient(account=name, key=key_of(name), bus=bus, clock=clock, timeout_s=TIMEOUT_S)
             await clients[name].connect()
+            local = clients[f"{name}, local"] = AsyncClient(
+                account=name, key=key_of(name), bus=bus, clock=clock, timeout_s=TIMEOUT_S,
+                trunk=model.artifacts.folder,
+            )  # fmt: skip
+            await local.connect()
+        self.clients = clients
         return clients
 
     async def _break(self, fault: Fault) -> None:
@@ -214,6 +222,7 @@ class World:
         if not (program.ready.is_set() and isinstance(router, Router)):
             return ["off being ready"]
         kept = {
+            "sessions": router._sessions.running,
             "requests": len(router._running) + router._requests.waiting,
             "bytes of contexts": router._memory.taken_bytes,
             "calls": len(router._gatherer._calls),
@@ -224,6 +233,8 @@ class World:
 
     async def _end(self) -> None:
         """Everybody ends in order, the bookkeeper last, and after every hold that is left was due."""
+        for client in self.clients.values():
+            await client.close()
         for bus in self.client_buses.values():
             await bus.close()
         for name in (ROUTER, *self.plan.nodes):
