@@ -135,7 +135,8 @@ class LocalStream(TextStream):
         logits, kind, number = await through.prompt(ids), token_kind(params), 0
         while True:
             token, logprob = await engine.compute.run(kind, sampler.sample, logits)
-            sampled = answer.take(token, logprob, "cancelled" if self._cancelled else None)
+            ends = self._cancelled and number >= self._given  # what was given in a try before is billed in this one
+            sampled = answer.take(token, logprob, "cancelled" if ends else None)
             number += 1
             if number > self._given:  # not one of a try before
                 await self._said.put(sampled)

@@ -120,6 +120,19 @@ async def test_text_leaves_nothing_behind_in_its_client(network):
         assert len(asyncio.all_tasks()) <= tasks
 
 
+async def test_text_cancelled_while_its_router_is_started_anew_is_billed_as_it_was_given(network):
+    async with local_client(network) as client:
+        async with client.stream(ORDINARY, model=network.model, max_tokens=200) as stream:
+            async for _ in stream:
+                if len(stream.ids) == 5:
+                    await network.parts["router-1"].vanish()
+                    await stream.cancel()
+                    await network.add_router()
+        assert stream.finish == "cancelled"
+        assert len(stream.ids) == stream.usage.output_tokens >= 5
+    assert (await network.audit()).ok
+
+
 async def test_expert_without_a_replica_is_a_typed_error_and_nothing_is_billed(network):
     async with local_client(network) as client:
         before = await _budget(client)
