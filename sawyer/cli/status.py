@@ -62,10 +62,12 @@ async def collect(bus: Bus, home: Home, url: str) -> NetworkStatus:
     """What bookkeeper and routers say now."""
     from sawyer.bus.calls import ask, survey
     from sawyer.schemas.messages import NetworkReply, RouterReply
+    from sawyer.schemas.metrics import Metrics, RouterMetrics
 
-    network, routers = await asyncio.gather(
-        ask(bus, "network", NetworkReply), survey(bus, "router", RouterReply), return_exceptions=True
-    )
+    network, routers, counted = await asyncio.gather(
+        ask(bus, "network", NetworkReply), survey(bus, "router", RouterReply), survey(bus, "metrics", Metrics),
+        return_exceptions=True,
+    )  # fmt: skip
     problems = []
     for part, answer in (("bookkeeper", network), ("router", routers)):
         if isinstance(answer, UnreachableError):
@@ -84,6 +86,9 @@ async def collect(bus: Bus, home: Home, url: str) -> NetworkStatus:
         parts=parts,
         network=told,
         routers=tuple(heard),
+        counted=tuple(each.m for each in counted if isinstance(each.m, RouterMetrics))
+        if isinstance(counted, list)
+        else (),
         problems=(*problems, *missing),
     )
 

@@ -11,6 +11,7 @@ from sawyer.cli.supervisor import PartStatus
 
 if TYPE_CHECKING:
     from sawyer.schemas.messages import NetworkReply, RouterReply, SeenNode
+    from sawyer.schemas.metrics import AskedNode, RouterMetrics
 
 SILENT_MS: Final = 3500
 """A node that has said nothing for this long is called silent: it beats once a second."""
@@ -18,7 +19,8 @@ SILENT_MS: Final = 3500
 
 @dataclass(frozen=True)
 class NetworkStatus:
-    """What was seen at one moment. `problems` are sentences: what did not answer, and what is missing."""
+    """What was seen at one moment. `counted`: by routers since they started. `problems` are sentences: what did not
+    answer, and what is missing."""
 
     url: str
     home: str
@@ -26,6 +28,7 @@ class NetworkStatus:
     parts: tuple[PartStatus, ...] = ()
     network: NetworkReply | None = None
     routers: tuple[RouterReply, ...] = ()
+    counted: tuple[RouterMetrics, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -55,10 +58,12 @@ def sections(status: NetworkStatus) -> list[Section]:
 def node_sections(status: NetworkStatus, node: str) -> list[Section]:
     """Everything that routers know of one node; nothing if none knows it."""
     made = []
+    asked = {(each.router, each.model, one.node): one for each in status.counted for one in each.nodes}
     for router in status.routers:
         for seen in router.nodes:
             if seen.node == node:
-                pairs = tuple(f"{name:<22} {value}" for name, value in _node_facts(seen))
+                facts = [*_node_facts(seen), *_asked_facts(asked.get((router.router, router.model, node)))]
+                pairs = tuple(f"{name:<22} {value}" for name, value in facts)
                 made.append(Section(f"{node}, as {router.router} sees it ({router.model})", pairs))
     return made
 
@@ -79,6 +84,7 @@ def as_document(status: NetworkStatus) -> dict[str, object]:
             {**each.model_dump(mode="json"), "tokens_per_second": round(tokens_per_second(each), 2)}
             for each in status.routers
         ],
+        "counters": [each.model_dump(mode="json") for each in status.counted],
         "problems": list(status.problems),
     }
 
@@ -197,6 +203,20 @@ def _node_facts(seen: SeenNode) -> list[tuple[str, str]]:
         ("speed", f"{vitals.rows_per_second:,} rows/s while computing"),
         ("last heartbeat", f"{seen.silent_ms / 1000:.1f} s ago"),
         ("version", vitals.version),
+    ]
+
+
+def _asked_facts(asked: AskedNode | None) -> list[tuple[str, str]]:
+    """What a router counted of it."""
+    if asked is None:
+        return []
+    errors = ", ".join(f"{count:,} {reason}" for reason, count in asked.errors.items()) or "none"
+    return [
+        ("asked", f"{asked.messages:,} messages, {asked.rows:,} rows used"),
+        ("bytes", f"{asked.bytes_out / 1e6:,.1f} MB there, {asked.bytes_in / 1e6:,.1f} MB back"),
+        ("beside slow ones", f"{asked.hedges:,} hedges"),
+        ("taken over", f"{asked.takeovers:,} times by others"),
+        ("errors", errors),
     ]
 
 

@@ -15,7 +15,10 @@ from sawyer.cli.status_view import (
     tokens_per_second,
 )
 from sawyer.cli.supervisor import PartStatus
+from sawyer.ids import NodeId
+from sawyer.router.counters import Counters
 from sawyer.schemas.messages import RouterReply, SeenNode, Vitals
+from sawyer.schemas.metrics import RouterMetrics
 
 VITALS = Vitals(
     version="test", provider="CPUExecutionProvider", device="AMD", threads=2, memory_total_mb=1000, memory_free_mb=500,
@@ -81,7 +84,9 @@ def test_part_that_does_not_run_and_own_node_that_is_not_heard_are_problems() ->
 
 def test_page_names_processes_routers_nodes_and_what_is_wrong() -> None:
     part = PartStatus("router-1", "waiting", 0, 2, "router-1 ended by signal 9")
-    status = NetworkStatus("nats://x:1", "/home", 7, (part,), None, (router("router-1", seen()),), ("no bookkeeper",))
+    status = NetworkStatus(
+        "nats://x:1", "/home", 7, (part,), None, (router("router-1", seen()),), (), ("no bookkeeper",)
+    )
     page = sections(status)
     assert [each.title for each in page] == ["", "Processes", "Routers", "Nodes", "Not well"]
     assert ("router-1", "waiting", "-", 2, "router-1 ended by signal 9") in page[1].rows
@@ -97,6 +102,26 @@ def test_one_node_is_told_with_all_its_vitals() -> None:
     assert "32 experts; 40 loaded and 8 dropped since the start" in text
     assert "not measured yet" in text
     assert node_sections(status, "node-9") == []
+
+
+def test_one_node_is_told_with_what_its_router_counted() -> None:
+    counters = Counters()
+    node = NodeId("node-1")
+    counters.sent(node, 2_000_000, hedge=True)
+    counters.lost(node, "deadline")
+    counters.taken_over(node, 0, 1)
+    counted = RouterMetrics(
+        router="router-1", model=router().model, manifest="0f" * 32, started_ms=1, passes=1, steps_waiting=0,
+        late_answers=0, nodes=counters.nodes(), layers=(),
+    )  # fmt: skip
+    status = NetworkStatus("nats://x:1", "/home", routers=(router("router-1", seen()),), counted=(counted,))
+    [section] = node_sections(status, "node-1")
+    lines = [" ".join(line.split()) for line in section.lines]
+    assert lines[-5:] == [
+        "asked 1 messages, 0 rows used", "bytes 2.0 MB there, 0.0 MB back", "beside slow ones 1 hedges",
+        "taken over 1 times by others", "errors 1 deadline",
+    ]  # fmt: skip
+    assert as_document(status)["counters"][0]["nodes"][0]["hedges"] == 1  # type: ignore[index]
 
 
 def test_document_says_whether_all_is_well() -> None:
