@@ -81,16 +81,19 @@ class Session:
     async def answer(self, sent: HiddenRows) -> bytes:
         """SummedRows for rows that come in turn; those of the last turn get the same bytes again. Raises SessionEnded,
         MalformedMessage for rows out of turn, ExpertUnavailable, which ends the session without a bill."""
-        if self._ending is not None:
-            raise SessionEnded(f"the session of request {self.request} has ended")
         self.seen_s = self._loop.time()
         turn = Turn(sent.step, sent.layer, len(sent.rows))
         if self._turn is None or self._turn[0] != turn:
+            self._check_open()
             self._steps.check(turn)
             self._check(sent)
             self._turn = turn, asyncio.create_task(self._layer(sent), name=f"session rows of {self.request}")
             self._turn[1].add_done_callback(_looked_at)
-        return await asyncio.shield(self._turn[1])
+        task = self._turn[1]
+        await asyncio.wait({task})  # who waits is not cancelled when the turn is
+        if task.cancelled():
+            self._check_open()
+        return task.result()
 
     async def close(self, finish: Finish, *, end_token: bool = False) -> SessionClosed:
         """The bill over what is complete; again is the same one. `end_token`: the last token ends the text, and is
@@ -110,6 +113,10 @@ class Session:
     def _end(self, how: Coroutine[None, None, SessionClosed]) -> None:
         self._ending = asyncio.create_task(how, name=f"end of the session of {self.request}")
         self._ending.add_done_callback(_looked_at)
+
+    def _check_open(self) -> None:
+        if self._ending is not None:
+            raise SessionEnded(f"the session of request {self.request} has ended")
 
     def _check(self, sent: HiddenRows) -> None:
         if sent.manifest != self._dispatcher.prefix or sent.rows.shape[1] != self._engine.layout.hidden:

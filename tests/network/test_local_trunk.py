@@ -198,6 +198,35 @@ async def test_bill_that_nobody_takes_is_let_go_when_the_router_stops(network, m
     assert left == []
 
 
+async def test_sessions_left_in_mid_layer_cost_the_router_none_of_its_workers(network, monkeypatch):
+    reached, sessions_of = asyncio.Event(), network.parts["router-1"].part._sessions
+
+    async def never(*_):
+        reached.set()
+        await asyncio.Event().wait()
+
+    async with local_client(network) as client:
+        opened, order = await _opened(client, network)
+        monkeypatch.setattr(sessions_of._dispatcher, "layer", never)
+        asking = asyncio.create_task(_rows(network, opened, order, 0, network.artifacts.layout.moe_layers[0], 2))
+        await reached.wait()
+        await _close(network, opened)
+        with pytest.raises(SessionEnded):
+            await asking
+    assert not any(worker.done() for service in sessions_of._services for worker in service._tasks)
+
+
+async def test_rows_sent_again_after_an_expert_was_missing_are_told_the_same(network):
+    layer = network.artifacts.layout.moe_layers[0]
+    async with local_client(network) as client:
+        opened, order = await _opened(client, network)
+        for name in ("node-1", "node-2"):
+            await network.parts[name].vanish()
+        for _ in range(2):
+            with pytest.raises(ExpertUnavailable):
+                await _rows(network, opened, order, 0, layer, 2)
+
+
 async def test_same_rows_sent_again_get_the_same_answer_and_are_metered_once(network):
     async with local_client(network) as client:
         opened, order = await _opened(client, network)
