@@ -35,6 +35,7 @@ SawyerError                     1  failed
 │   ├── Superseded                 published before and replaced since: saying it again changes nothing
 │   ├── AlreadyCompleted           same request id, same content: carries usage and entry
 │   ├── NotAuthorised              this key may not sign this
+│   │   └── CertificateRefused     expired, revoked, or of another network
 │   ├── NameTaken                  another process serves under this name and key
 │   ├── Busy                       a bounded queue is full: try again
 │   └── MalformedMessage
@@ -271,6 +272,11 @@ class AlreadyCompleted(RefusedError):
 
 class NotAuthorised(RefusedError):
     code = "not_authorised"
+
+
+class CertificateRefused(NotAuthorised):
+    code = "certificate_refused"
+    default_hint = "`sawyer identity show` tells what is here; the operator invites: sawyer network invite."
 
 
 class NameTaken(RefusedError):

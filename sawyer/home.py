@@ -158,6 +158,20 @@ class Home:
         """The seed file of a router."""
         return self.keys / "routers" / f"{name}.nk"
 
+    def credentials(self, role: str, name: str) -> Path:
+        """The NATS credentials file of a member whose key is here: its certificate, and its key again."""
+        return self.path / "credentials" / f"{role}-{name}.creds"
+
+    def all_credentials(self) -> list[Path]:
+        """Those of members, by role and name."""
+        found = sorted((self.path / "credentials").glob("*.creds"))
+        return [file for file in found if not file.name.startswith(("server-", "newcomer-"))]
+
+    @property
+    def is_authority(self) -> bool:
+        """Whether the authority of its network is in this home."""
+        return (self.path / "authority" / "operator.jwt").is_file()
+
     def pin(self) -> Pin | None:
         """What this home trusts, or None before a network was founded or joined. Raises VerificationError if the file
         cannot be read as one."""

@@ -9,6 +9,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -199,6 +200,12 @@ class Settings:
         values |= {known.name: _pick(known, flags, environ, written, problems) for known in KNOWN[1:]}
         return cls(values, config_file), problems
 
+    def told(self, **values: tuple[str, str]) -> Settings:
+        """The same, with these said as directly as by a flag: by setting, the text and who said it."""
+        other = copy(self)
+        other.values = self.values | {name: Value(name, text, FLAG, who) for name, (text, who) in values.items()}
+        return other
+
     def __getitem__(self, name: str) -> str:
         return self.values[name].text
 
@@ -216,12 +223,26 @@ class Settings:
     def durability(self) -> Literal["FULL", "NORMAL"]:
         return cast(Literal["FULL", "NORMAL"], self["ledger_durability"].upper())
 
-    def where_nats(self) -> tuple[NatsTarget, str]:
-        """The NATS server to use, and who decided. A context decides unless an address is given more directly; then, in
-        this order: the address, the network that runs in this home, the address at which this home joined its
-        network, nats://127.0.0.1:4222. Credentials of the setting
-        `creds` go instead of those of a context that was not named more directly. Raises UsageError for a context that
-        cannot be used."""
+    def where_nats(self, role: str = "", name: str = "") -> tuple[NatsTarget, str]:
+        """The NATS server to use, and who decided; where nothing says as whom, as this member, or without one as the
+        operator, the account or the node of this home, if it has a certificate. Raises UsageError as `told_nats`."""
+        target, source = self.told_nats()
+        if target.proves:
+            return target, source
+        mine = [(role, name)] if role else [
+            ("operator", "operator"), ("account", self["account"]), ("node", self["node"])
+        ]  # fmt: skip
+        files = [self.home.credentials(*each) for each in mine]
+        others = [] if role else self.home.all_credentials()
+        own = next((file for file in [*files, *others] if file.is_file()), None)
+        return (target.with_creds(own), source) if own else (target, source)
+
+    def told_nats(self) -> tuple[NatsTarget, str]:
+        """The NATS server to use as flags, variables, files and the home say, and who decided. A context decides unless
+        an address is given more directly; then, in this order: the address, the network that runs in this home, the
+        address at which this home joined its network, nats://127.0.0.1:4222. Credentials of the setting `creds` go
+        instead of those of a context that was not named more directly. Raises UsageError for a context that cannot be
+        used."""
         nats, creds, context = self.values["nats"], self.values["creds"], self.context()
         target, source = NatsTarget(), "default"
         if context is not None and context.rank <= nats.rank:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from sawyer.errors import BY_CODE, MissingExtra
 from sawyer.schemas import subjects, tensors
+from sawyer.schemas.certificates import REQUESTED_KIND, REVOKED_KIND, CertificateRequested, CertificateRevoked
 from sawyer.schemas.events import KIND_OF, command_word
 from sawyer.schemas.exchanges import COPIED_ROWS, EXCHANGES, ROLES, VERBS, Command, Exchange, Micro, Payload, Plain
 from sawyer.schemas.messages import HEARTBEAT_KIND, ErrorBody, Heartbeat, LedgerCommand
@@ -35,7 +36,12 @@ ABOUT: Final = (
     "bytes under the media type in x-statement. Only copied rows have NATS headers. docs/protocol.md explains it, "
     "with worked examples."
 )
-_STATEMENTS: Final[tuple[tuple[Shaped, str], ...]] = (*KIND_OF.items(), (Heartbeat, HEARTBEAT_KIND))
+_STATEMENTS: Final[tuple[tuple[Shaped, str], ...]] = (
+    *KIND_OF.items(),
+    (Heartbeat, HEARTBEAT_KIND),
+    (CertificateRequested, REQUESTED_KIND),
+    (CertificateRevoked, REVOKED_KIND),
+)
 _TYPES: Final = {"B": "u8", "H": "u16", "I": "u32"}
 _PARAMETERS: Final = {
     "node": ("A node, as it is registered.", "node-1"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from sawyer.schemas import events, messages, metrics, sessions, traces
+from sawyer.schemas import certificates, events, messages, metrics, sessions, traces
 from sawyer.schemas.base import Strict
 from sawyer.schemas.events import Body
 from sawyer.schemas.messages import Heartbeat, QueryError
@@ -16,7 +16,7 @@ from sawyer.schemas.signed import Signed
 from sawyer.schemas.subjects import PREFIX, ROUTERS
 from sawyer.schemas.tensors import ActivationError, ActivationReply, ActivationRequest
 
-Role = Literal["router", "node", "client", "bookkeeper", "operator", "auditor"]
+Role = Literal["router", "node", "client", "bookkeeper", "operator", "auditor", "authority"]
 
 ROLES: Final[dict[Role, str]] = {
     "router": "Runs a model's trunk and gates, asks nodes for experts, streams the text, has it billed.",
@@ -25,6 +25,7 @@ ROLES: Final[dict[Role, str]] = {
     "bookkeeper": "Writes every fact into the book, and answers what is in it.",
     "operator": "Runs the network: founds it, adds routers, publishes models and prices, grants budgets.",
     "auditor": "Reads the copy of the book, verifies it, keeps views of its own.",
+    "authority": "Gives certificates to those who may connect, renews and revokes them.",
 }
 
 
@@ -112,6 +113,20 @@ def _asked(
         what=says,
         senders=senders,
         receivers=(by,),
+        payloads=(question,),
+        replies=(reply, QueryError),
+    )
+
+
+def _certified(
+    what: str, says: str, senders: tuple[Role, ...], question: type[Strict] | Plain, reply: type[Strict]
+) -> Exchange:
+    return Exchange(
+        name=f"network_{what}",
+        subject=f"{PREFIX}.network.{what}",
+        what=says,
+        senders=senders,
+        receivers=("authority",),
         payloads=(question,),
         replies=(reply, QueryError),
     )
@@ -328,6 +343,36 @@ EXCHANGES: Final[tuple[Exchange, ...]] = (
         receivers=("router", "node"),
         payloads=(NOTHING,),
         replies=(metrics.Metrics, QueryError),
+    ),
+    _certified(
+        "join",
+        "A newcomer with an invitation asks for a certificate.",
+        ("node", "client"),
+        certificates.Joining,
+        certificates.CertificateReply,
+    ),
+    _certified(
+        "renew",
+        "A member asks for another certificate, before theirs ends.",
+        ("node", "client"),
+        certificates.Renewing,
+        certificates.CertificateReply,
+    ),
+    _certified(
+        "revoke",
+        "No certificate of this key counts any more: who has it is cut off.",
+        ("operator",),
+        certificates.Revoking,
+        certificates.CertifiedReply,
+    ),
+    _certified("members", "Who has a certificate.", ("operator", "client"), NOTHING, certificates.CertifiedReply),
+    Exchange(
+        name="gone",
+        subject=f"{PREFIX}.network.gone",
+        what="A member's connection ended, as the server says, or its certificate is revoked.",
+        senders=("authority",),
+        receivers=("router",),
+        payloads=(certificates.Gone,),
     ),
     _found("discovery", "$SRV.<verb>", "every program"),
     _found("discovery_of_a_kind", "$SRV.<verb>.<service>", "every program of one kind"),

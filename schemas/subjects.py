@@ -122,6 +122,12 @@ def query(what: str) -> str:
     return f"{PREFIX}.query.{_token(what)}"
 
 
+def network(what: str) -> str:
+    """Newcomer, member or operator -> the network's authority: a certificate (join), another one (renew), none any more
+    (revoke), who has one (members). `gone`: authority -> routers, whose connection ended, or is revoked."""
+    return f"{PREFIX}.network.{_token(what)}"
+
+
 def discovery(verb: Literal["PING", "INFO", "STATS"], service: str = "", instance: str = "") -> str:
     """Anyone -> everyone, the programs of one kind, or one of them: the discovery protocol of NATS micro services
     (ADR-32 of nats-architecture-and-design), which is not ours and so not under our prefix."""
@@ -148,6 +154,7 @@ ALL: Final[tuple[tuple[str, str, str, str], ...]] = (
         "bookkeeper, router, node",
         "network, members, balance, account, tree, cosign, publication; router, trace, metrics",
     ),
+    ("sawyer.v1.network.<what>", "any", "authority, router", "join, renew, revoke, members; gone"),
 )
 """(pattern, who sends, who listens, what)."""
 

@@ -26,7 +26,15 @@ from sawyer.bus import credentials
 from sawyer.bus.protocol import MAX_PAYLOAD_BYTES, SETTLE_S, Handler, Message, Subscription
 from sawyer.bus.shortcut import ShortClient
 from sawyer.contexts import NatsTarget
-from sawyer.errors import MissingExtra, NoAnswer, NobodyServes, ServerUnreachable, UsageError
+from sawyer.errors import (
+    CertificateRefused,
+    MissingExtra,
+    NoAnswer,
+    NobodyServes,
+    SawyerError,
+    ServerUnreachable,
+    UsageError,
+)
 
 CONNECT_TIMEOUT_S: Final = 2
 FIRST_CONNECT_ATTEMPTS: Final = 3
@@ -39,6 +47,10 @@ HEADERS_LIMIT_BYTES: Final = 4096
 """No headers of ours come near it."""
 SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _NO_RESPONDERS: Final = "503"
+_EXPIRED: Final = "authentication expired"
+_REVOKED: Final = "authentication revoked"
+_PERMISSIONS: Final = "permissions violation"
+_ASK_OPERATOR: Final = "Its operator can say why, and invite again: sawyer network invite."
 _BLANKS: Final = " \t\n\r\v\f"
 _INBOX_PREFIX: Final = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _REFUSED: Final = re.compile(r"authoriz|authentic|nkeys|jwt|credential", re.IGNORECASE)
@@ -127,7 +139,8 @@ class NatsBus:
         if _REFUSED.search(why) or (self._client._server_info.get("auth_required") and _HUNG_UP.search(why)):
             return ServerUnreachable(
                 f"{target.address} refused us, connecting with {target.credential} ({why})",
-                hint="Give credentials: --creds FILE, or a context that has them (sawyer context add).",
+                hint="Give credentials (--creds FILE, or a context that has them), or join with the operator's token: "
+                "sawyer register --join FILE.",
             )
         hint = ""
         if _UNTRUSTED.search(why):
@@ -140,6 +153,15 @@ class NatsBus:
             await connecting
         with contextlib.suppress(nats.errors.Error, OSError, AssertionError):  # asserts that it came as far as a socket
             await self._client.close()
+
+    @property
+    def why_closed(self) -> SawyerError:
+        """What ended the connection for good, once `closed` is set."""
+        word, credential = self._client.last_word, self._target.credential
+        if _REVOKED in word.lower():
+            return CertificateRefused(f"the network revoked what we connect with ({credential})", hint=_ASK_OPERATOR)
+        told = f" ({word})" if word else ""
+        return ServerUnreachable(f"the NATS server closed the connection and will not have it back{told}")
 
     @property
     def server(self) -> ServerInfo:
@@ -314,6 +336,7 @@ class _Client(ShortClient):
     def __init__(self, target: NatsTarget) -> None:
         super().__init__()
         self._encrypted = credentials.wants_tls(target) and not target.tls_first
+        self.last_word = ""
         if target.nkey:
             self._public_nkey = credentials.read_nkey(target.nkey).id
 
@@ -322,6 +345,15 @@ class _Client(ShortClient):
         if self._encrypted and initial_connection and not (info.get("tls_required") or over_tls):
             raise nats.errors.Error("the server offers no TLS, and TLS was asked for")
         await super()._process_info(info, initial_connection)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """As nats-py does; but a certificate that ended is no reason to close for good: there may be another by now."""
+        if _EXPIRED in err_msg.lower():
+            await self._process_op_err(nats.errors.Error(err_msg))
+            return
+        if _PERMISSIONS not in err_msg.lower():
+            self.last_word = err_msg.strip("'")
+        await super()._process_err(err_msg)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():  # its flush timed out: to set its result would end the reading task
@@ -357,12 +389,13 @@ def _options(target: NatsTarget) -> dict[str, Any]:
         _check_address(url, target)
     if target.inbox_prefix and not _INBOX_PREFIX.fullmatch(target.inbox_prefix):
         raise UsageError(f"{target.inbox_prefix!r} cannot begin an inbox", hint="Write a subject, without * and >.")
+    options = credentials.options(target)
     given = {
         "inbox_prefix": target.inbox_prefix,
         "tls": credentials.tls(target),
         "tls_handshake_first": target.tls_first,
     }
-    return credentials.options(target) | {name: value for name, value in given.items() if value}
+    return options | {name: value for name, value in given.items() if value}
 
 
 def _check_address(url: str, target: NatsTarget) -> None:

@@ -10,12 +10,13 @@ import base64
 import logging
 import re
 import ssl
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from sawyer.contexts import NatsTarget
-from sawyer.errors import UsageError
+from sawyer.errors import NotAuthorised, SawyerError, UsageError
 from sawyer.identity.keys import Key
 
 _SEED: Final = re.compile(r"\bSU[A-Z2-7]{56}\b")
@@ -29,7 +30,7 @@ def options(target: NatsTarget) -> dict[str, Any]:
     """What nats-py's `connect` needs to prove who connects. Raises UsageError for a file that cannot be used."""
     if target.creds:
         proof = _Creds(target.creds)
-        return {"user_jwt_cb": proof.jwt, "signature_cb": proof.sign}
+        return {"user_jwt_cb": proof.jwt, "signature_cb": proof.sign, "inbox_prefix": proof.inbox_prefix}
     if target.nkey:
         return {"signature_cb": signs(read_nkey(target.nkey))}
     if target.user:
@@ -38,7 +39,8 @@ def options(target: NatsTarget) -> dict[str, Any]:
 
 
 def read_creds(file: Path) -> tuple[str, Key]:
-    """The JWT and the key of a NATS credentials file. Raises UsageError, never telling what the file holds."""
+    """The JWT and the key of a NATS credentials file. Raises UsageError, never telling what the file holds, and
+    NotAuthorised for one that others may read."""
     text = _text(file)
     jwt = _JWT.search(text)
     if jwt is None:
@@ -47,7 +49,7 @@ def read_creds(file: Path) -> tuple[str, Key]:
 
 
 def read_nkey(file: Path) -> Key:
-    """The key of a seed file. Raises UsageError, never telling what the file holds."""
+    """The key of a seed file. Raises what `read_creds` does."""
     return _key(file, _text(file), "A seed file holds a user's seed: 58 characters that begin with SU.")
 
 
@@ -90,11 +92,16 @@ class _Creds:
         self._file = file
         self._jwt, self._key = read_creds(file)
 
+    @property
+    def inbox_prefix(self) -> str:
+        """Of its own: a certificate lets nobody else listen there, and so read what it is answered."""
+        return f"_INBOX.{self._key.id}"
+
     def sign(self, nonce: str) -> bytes:
         """Called before `jwt`."""
         try:
             self._jwt, self._key = read_creds(self._file)
-        except UsageError as error:
+        except SawyerError as error:
             log.warning("%s; the credentials read before are used", error.message)
         return signs(self._key)(nonce)
 
@@ -106,6 +113,9 @@ def _key(file: Path, text: str, hint: str) -> Key:
     seed = _SEED.search(text)
     if seed is None:
         raise UsageError(f"{file} holds no seed of a NATS user", hint=hint)
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & 0o077:
+        raise NotAuthorised(f"{file} has mode {mode:04o}, expected 0600", hint=f"chmod 600 {file}")
     try:
         return Key.from_seed(seed.group())
     except UsageError as error:

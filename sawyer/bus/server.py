@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +33,42 @@ max_payload: 8MB
 ping_interval: "5s"
 ping_max: 2
 write_deadline: "5s"
+max_connections: 16384
+max_subscriptions: 16384
 """
+_TRUST: Final = """\
+operator: {operator}
+system_account: {system}
+resolver {{
+  type: full
+  dir: {resolver}
+  allow_delete: false
+  interval: "2m"
+}}
+resolver_preload: {{
+{jwts}
+}}
+"""
+"""Only who has a certificate gets in."""
+
+
+@dataclass(frozen=True)
+class ServerTrust:
+    """What a NATS server must know to let in exactly those whom an authority certified: the file of the operator's JWT,
+    the public key of the system's account, the JWT of each account by its public key, and the folder in which the
+    server keeps newer ones that it is given."""
+
+    operator: Path
+    system: str
+    jwts: Mapping[str, str]
+    resolver: Path
+
+    @property
+    def config(self) -> str:
+        """These lines of a configuration."""
+        jwts = "\n".join(f"  {key}: {json.dumps(token)}" for key, token in self.jwts.items())
+        quoted = {"operator": str(self.operator), "system": self.system, "resolver": str(self.resolver)}
+        return _TRUST.format(**{name: json.dumps(value) for name, value in quoted.items()}, jwts=jwts)
 
 
 def binary(chosen: str = "") -> Path:
@@ -66,16 +103,19 @@ class LocalServer:
         self.url = url
 
     @classmethod
-    def start(cls, folder: Path, *, listen: str = ANY_PORT, program: str = "") -> LocalServer:
+    def start(
+        cls, folder: Path, *, listen: str = ANY_PORT, program: str = "", trust: ServerTrust | None = None
+    ) -> LocalServer:
         """Blocks until it is ready (some 50 ms). `folder` keeps its streams, configuration and log. `listen` is
-        HOST:PORT, by default a free port on loopback; `program` another nats-server than the bundled one."""
+        HOST:PORT, by default a free port on loopback; `program` another nats-server than the bundled one. Without
+        `trust` it lets in everybody."""
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.ports"):
             old.unlink()
         config = folder / "nats.conf"
         values = {"listen": listen, "folder": str(folder), "store": str(folder / "jetstream")}
         quoted = {name: json.dumps(value) for name, value in values.items()}
-        config.write_text(_CONFIG.format(**quoted), encoding="utf-8")
+        config.write_text(_CONFIG.format(**quoted) + (trust.config if trust else ""), encoding="utf-8")
         with (folder / "nats.log").open("ab") as output:
             process = subprocess.Popen(
                 leash.argv([str(binary(program)), "-c", str(config)]),

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from sawyer.cli import output
-from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
+from sawyer.cli.options import AccountOption, ContextOption, CredsOption, HomeOption, JoinOption, JsonOption, NatsOption
 from sawyer.clock import SystemClock, iso
 from sawyer.economy.periods import day_of
 from sawyer.errors import Cancelled, RefusedError, UnknownAccount, UsageError
 from sawyer.home import Home
-from sawyer.settings import Settings
+from sawyer.settings import DEFAULT, Settings
 
 if TYPE_CHECKING:
     from sawyer.schemas.events import TokensGranted
@@ -35,6 +35,7 @@ def group() -> None:
 @app.command("open", epilog="Example: sawyer account open alice --nats nats://HOST:4222")
 def open_command(
     name: NameArgument = "",
+    join: JoinOption = "",
     as_json: JsonOption = False,
     home: HomeOption = None,
     nats: NatsOption = "",
@@ -46,6 +47,8 @@ def open_command(
     A home that belongs to no network yet is pinned to the one that answers: compare that with what its operator says.
     """
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, account=name)
+    if join:
+        settings = _joined(settings, join)
     asyncio.run(_open(settings, as_json=as_json))
 
 
@@ -159,8 +162,23 @@ def balance(
         _show_tokens(reply)
 
 
+def _joined(settings: Settings, given: str) -> Settings:
+    """With an invitation: this home is pinned to its network and holds a certificate; the settings to go on with.
+    Raises UsageError for another kind of invitation, or another account than it names."""
+    from sawyer.cli.joining import check_role, join_network, read_invitation
+
+    invitation = read_invitation(given)
+    check_role(invitation, "account")
+    if settings.values["account"].rank < DEFAULT and settings["account"] != invitation.name:
+        raise UsageError(f"the invitation is for account {invitation.name}", hint="Leave the name out.")
+    name = invitation.name
+    join_network(settings.home, invitation, name, settings.home.account_key(name))
+    return settings.told(account=(name, "the invitation"))
+
+
 async def _open(settings: Settings, *, as_json: bool) -> None:
     from sawyer.bus.calls import ask
+    from sawyer.cli.joining import certify_here
     from sawyer.cli.session import connected, opened
     from sawyer.client.aio import AsyncClient
     from sawyer.identity.keys import load_or_create
@@ -173,6 +191,7 @@ async def _open(settings: Settings, *, as_json: bool) -> None:
         async with AsyncClient(account=account, key=key, bus=bus) as client:
             try:
                 seq = await opened(client, key)
+                await certify_here(bus, home, "account", account, key)
             except RefusedError:
                 if not was_there:  # a key that opens nothing would only mislead
                     home.account_key(account).unlink(missing_ok=True)

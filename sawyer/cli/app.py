@@ -19,6 +19,7 @@ from sawyer.cli import (
     demo,
     doctor,
     generate,
+    identity_commands,
     keys,
     ledger,
     ledger_copies,
@@ -29,6 +30,7 @@ from sawyer.cli import (
     ledger_statement,
     metrics,
     models,
+    network_commands,
     parts,
     pricing,
     register,
@@ -83,6 +85,7 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
         Entry(serving.serve, "Serve experts of a model", "sawyer serve austen-8m --experts '0-3:*' --name attic"),
     ),
     "Run the parts": (
+        Entry(network_commands.app, "Say who may connect: invite, revoke, members", name="network"),
         Entry(parts.bookkeeper, "Keep the book", "sawyer bookkeeper --home DIR --nats nats://127.0.0.1:4222"),
         Entry(parts.route, "Run a model's router", "sawyer route austen-8m --nats nats://127.0.0.1:4222"),
         Entry(bench.app, "Measure this machine, or its ledger", name="bench"),
@@ -99,6 +102,7 @@ _MENU: Final[dict[str, tuple[Entry, ...]]] = {
     ),
     "Check the book": (
         Entry(ledger.app, "Verify the whole book, list and show its entries", name="ledger"),
+        Entry(identity_commands.app, "Show this home's certificates, replace a member's key", name="identity"),
         Entry(keys.app, "See who has which key, replace or revoke one", name="keys"),
     ),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sawyer import leash
-from sawyer.bus.server import LocalServer
+from sawyer.bus.server import LocalServer, ServerTrust
 from sawyer.cli.network_plan import READY_S, Part
 from sawyer.cli.parts import READY
 from sawyer.errors import SawyerError
@@ -111,9 +111,10 @@ class ServerChild:
         self._server = server
 
     @classmethod
-    async def start(cls, folder: Path, listen: str, program: str = "") -> ServerChild:
-        """Returns when it is ready. Raises ServerUnreachable with its last words."""
-        return cls(await asyncio.to_thread(LocalServer.start, folder, listen=listen, program=program))
+    async def start(cls, folder: Path, listen: str, program: str = "", trust: ServerTrust | None = None) -> ServerChild:
+        """Returns when it is ready. Without `trust` it lets in everybody. Raises ServerUnreachable with its last
+        words."""
+        return cls(await asyncio.to_thread(LocalServer.start, folder, listen=listen, program=program, trust=trust))
 
     @property
     def url(self) -> str:

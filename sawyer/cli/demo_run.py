@@ -15,11 +15,12 @@ from typing import Final
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.server import ANY_PORT
 from sawyer.cli import demo_report
+from sawyer.cli.certifying import OPERATOR, certify_network, open_admission
 from sawyer.cli.children import Child, ServerChild
 from sawyer.cli.demo_report import DemoResult
 from sawyer.cli.founding import pinned_network
 from sawyer.cli.interrupts import interruptible
-from sawyer.cli.network import found, open_account, split_demo_model, until_seen
+from sawyer.cli.network import found, member_target, open_account, split_demo_model, until_seen
 from sawyer.cli.network_plan import NetworkPlan, Part
 from sawyer.client.aio import AsyncClient
 from sawyer.client.stream import Generation, TextStream
@@ -111,7 +112,8 @@ async def _demo(home: Home, plan: DemoPlan) -> DemoResult:
 
 async def _ask(network: Network, home: Home, plan: DemoPlan) -> DemoResult:
     """The client's part: balance, text, balance."""
-    async with AsyncClient(network.url, account=ACCOUNT, key=load_or_create(home.account_key(ACCOUNT))) as client:
+    target, key = member_target(network.url, home, "account", ACCOUNT), load_or_create(home.account_key(ACCOUNT))
+    async with AsyncClient(target, account=ACCOUNT, key=key) as client:
         before = await client.balance()
         killed: list[str] = []
         stream = client.stream(
@@ -161,12 +163,15 @@ async def _running(home: Home, plan: DemoPlan, artifacts: Artifacts) -> AsyncIte
     pin = pinned_network(home)
     home.logs.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        server = await ServerChild.start(home.nats, ANY_PORT, plan.nats_server)
+        admission = open_admission(home, pin)
+        server = await ServerChild.start(home.nats, ANY_PORT, plan.nats_server, admission.authority.trust)
         stack.push_async_callback(server.stop)
         parts = NetworkPlan(home, server.url, plan.nodes)
+        certify_network(admission, parts, ACCOUNT, [DEMO_MODEL])
         bookkeeper = await _start(stack, home, parts.bookkeeper)
-        await bookkeeper.ready()
-        bus = await NatsBus.connect(server.url, name="operator")
+        authority = await _start(stack, home, parts.authority)
+        await asyncio.gather(bookkeeper.ready(), authority.ready())
+        bus = await NatsBus.connect(member_target(server.url, home, OPERATOR, OPERATOR), name="operator")
         stack.push_async_callback(bus.close)
         founder = await found(bus, home, pin, artifacts)
         router = await _start(stack, home, parts.router)

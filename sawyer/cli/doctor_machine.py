@@ -258,6 +258,10 @@ def _check_founding_keys(home: Home) -> Check:
 _RESTORE: Final = "Restore it from a copy: nobody can make it anew. Fine if it is kept elsewhere on purpose."
 
 
+_MANY_KEYS: Final = ("authority", "connects")
+"""Folders whose keys are told of as one."""
+
+
 def _check_keys(home: Home) -> Check:
     from sawyer.errors import SawyerError
     from sawyer.identity.keys import load
@@ -267,7 +271,8 @@ def _check_keys(home: Home) -> Check:
     for file in sorted([*home.keys.rglob("*.nk"), *home.keys.rglob("*.key")]):
         try:
             load(file) if file.suffix == ".nk" else SubjectKey.load(file)
-            good.append(str(file.relative_to(home.keys).with_suffix("")))
+            place = file.relative_to(home.keys)
+            good.append(place.parts[0] if place.parts[0] in _MANY_KEYS else str(place.with_suffix("")))
         except SawyerError as error:
             bad.append(error)
         except OSError as error:
@@ -275,7 +280,7 @@ def _check_keys(home: Home) -> Check:
     if bad:
         hints = dict.fromkeys(each.hint or "Restore it from a copy." for each in bad)
         return Check(FAIL, "keys", "; ".join(each.message for each in bad), " ".join(hints))
-    return Check(OK, "keys", ", ".join(good) or "none yet")
+    return Check(OK, "keys", ", ".join(dict.fromkeys(good)) or "none yet")
 
 
 def _check_models(home: Home) -> Check:

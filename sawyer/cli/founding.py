@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from sawyer.bus.calls import ask, record
 from sawyer.bus.protocol import Bus
 from sawyer.cli.founding_keys import check_founded_here, key_problem
@@ -19,6 +21,7 @@ from sawyer.ids import NetworkId, new_network_id
 from sawyer.ledger.checkpoint import vkey_of
 from sawyer.ledger.commands import OPERATOR_NAME, command
 from sawyer.ledger.succession import trusted
+from sawyer.schemas.base import Fact
 from sawyer.schemas.events import (
     KIND_OF,
     Body,
@@ -30,6 +33,8 @@ from sawyer.schemas.events import (
 from sawyer.schemas.messages import BalanceQuery, BalanceReply, EntryRef, MembersReply, NetworkReply
 from sawyer.schemas.models import Manifest
 from sawyer.schemas.signed import Signed
+
+FactT = TypeVar("FactT", bound=Fact)
 
 
 def pinned_network(home: Home) -> Pin:
@@ -127,6 +132,10 @@ class Founder:
             return
         tokens = TIERS["explorer"].tokens
         await self.record(grant_of_tokens(self.network, account, tokens, self._clock.now_ms()))
+
+    def signed(self, body: FactT, kind: str) -> Signed[FactT]:
+        """A statement of the operator that is no entry of the book."""
+        return sign(body, kind, OPERATOR_NAME, self._operator)
 
     async def record(self, body: Body) -> EntryRef:
         """Have a fact recorded as the operator's word. Raises the ledger's refusal."""

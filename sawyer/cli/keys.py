@@ -79,6 +79,8 @@ def rotate_command(
     Cut short, it is finished by running it again.
     """
     from sawyer.cli import rotation
+    from sawyer.cli.joining import certify_new_key
+    from sawyer.identity.keys import load
 
     if role not in ROLES:
         raise UsageError(f"there is no role {role!r} to rotate", hint=f"Roles: {', '.join(ROLES)}.")
@@ -95,6 +97,7 @@ def rotate_command(
     else:
         holder: Literal["node", "account"] = "node" if role == "node" else "account"
         done = asyncio.run(rotation.rotate_holder(settings, holder, name))
+        asyncio.run(certify_new_key(settings, holder, name, load(done.file)))
     if as_json:
         output.emit_json({**asdict(done), "file": str(done.file), "former": str(done.former or "")})
     else:

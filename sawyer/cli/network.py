@@ -14,6 +14,7 @@ from sawyer.cli.parts import model_folder
 from sawyer.cli.session import opened
 from sawyer.client.aio import AsyncClient
 from sawyer.clock import SystemClock
+from sawyer.contexts import NatsTarget
 from sawyer.errors import NoAnswer
 from sawyer.home import Home, Pin
 from sawyer.identity.keys import load_or_create
@@ -38,9 +39,15 @@ async def found(bus: NatsBus, home: Home, pin: Pin, artifacts: Artifacts) -> Fou
 async def open_account(url: str, home: Home, founder: Founder, account: str, at_least: int) -> None:
     """The account of this home's user, with an Explorer budget whenever less than this is left."""
     key = load_or_create(home.account_key(account))
-    async with AsyncClient(url, account=account, key=key) as client:
+    async with AsyncClient(member_target(url, home, "account", account), account=account, key=key) as client:
         await opened(client, key)
     await founder.top_up(account, at_least=at_least)
+
+
+def member_target(url: str, home: Home, role: str, name: str) -> NatsTarget:
+    """The server at this address, as this member of the home, if it has a certificate."""
+    credentials = home.credentials(role, name)
+    return NatsTarget(url=url, creds=credentials if credentials.is_file() else None)
 
 
 async def until_seen(bus: NatsBus, nodes: Iterable[str]) -> None:

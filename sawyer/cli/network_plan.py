@@ -12,6 +12,7 @@ from sawyer.model.catalog import DEMO_MODEL
 from sawyer.settings import ENV_CONFIG
 
 BOOKKEEPER: Final = "bookkeeper"
+AUTHORITY: Final = "authority"
 ROUTER: Final = "router-1"
 READY_S: Final = 60.0
 LOAD_BYTES_A_SECOND: Final = 50e6
@@ -48,6 +49,10 @@ class NetworkPlan:
     @property
     def bookkeeper(self) -> Part:
         return Part(BOOKKEEPER, (BOOKKEEPER, *self._common), environment=self._environment)
+
+    @property
+    def authority(self) -> Part:
+        return Part(AUTHORITY, ("network", "serve", *self._common), environment=self._environment)
 
     @property
     def router(self) -> Part:

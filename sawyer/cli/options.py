@@ -18,6 +18,9 @@ ContextOption = Annotated[
 CredsOption = Annotated[
     Path | None, typer.Option("--creds", metavar="FILE", help="NATS credentials file (of nsc or the nats CLI).")
 ]
+JoinOption = Annotated[
+    str, typer.Option("--join", metavar="FILE", help="The file with the operator's join token; - for standard input.")
+]
 AccountOption = Annotated[str, typer.Option("--account", metavar="NAME", help="The account that pays.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 FormatOption = Annotated[str, typer.Option("--format", help="Format of the split model: q4, q8, f32, f16 or gguf.")]

@@ -19,7 +19,7 @@ from sawyer.cli.log_format import start_logging
 from sawyer.cli.model_here import split_names
 from sawyer.cli.options import ContextOption, CredsOption, FormatOption, HomeOption, NatsOption, ThreadsOption
 from sawyer.clock import SystemClock
-from sawyer.errors import ServerUnreachable, UsageError
+from sawyer.errors import UsageError
 from sawyer.home import Home, Pin
 from sawyer.ids import ModelId, NetworkId
 from sawyer.loop import run as run_on_loop
@@ -64,7 +64,7 @@ def bookkeeper(
 
     async def main() -> None:
         book = open_book(settings, pin)
-        target = settings.where_nats()[0]
+        target = settings.where_nats("bookkeeper", "bookkeeper")[0]
         bus = await NatsBus.connect(target, name="bookkeeper")
         copying = Copying(settings.book, target, NetworkId(pin.network))
         witnessing = Witnessing(book, SystemClock(), place.cosigned)
@@ -129,7 +129,7 @@ def route(
     context_bytes = context_limit(context_memory)
 
     async def main() -> None:
-        bus = await NatsBus.connect(settings.where_nats()[0], name=name)
+        bus = await NatsBus.connect(settings.where_nats("router", name)[0], name=name)
         try:
             router = Router(
                 bus,
@@ -191,7 +191,8 @@ def _router_key(home: Home, name: str) -> Key:
     if not file.is_file():
         raise UsageError(
             f"{home.path} has no key of a router {name}",
-            hint=f"`sawyer up` makes one. For a router elsewhere copy {file.relative_to(home.path)} from its founder.",
+            hint=f"`sawyer up` makes one. For a router elsewhere copy {file.relative_to(home.path)} "
+            f"and {home.credentials('router', name).relative_to(home.path)} from its founder.",
         )
     return load(file)
 
@@ -214,8 +215,8 @@ def run_part(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) 
 
 async def until_stopped(part: Program, bus: NatsBus, ready: str | Callable[[], str]) -> None:
     """Run a part, and say when it is ready (what with may be known only then). SIGTERM and Ctrl-C end it in order, a
-    second signal at once. Raises ServerUnreachable if the server closed our connection for good: nobody would hear us
-    any more."""
+    second signal at once. Raises ServerUnreachable or CertificateRefused if the server closed our connection for good:
+    nobody would hear us any more."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(part.run(lambda: _say_ready(ready if isinstance(ready, str) else ready())))
 
@@ -230,7 +231,7 @@ async def until_stopped(part: Program, bus: NatsBus, ready: str | Callable[[], s
     await asyncio.wait({running, closed}, return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
         running.cancel()
-        raise ServerUnreachable("the NATS server closed the connection and will not have it back")
+        raise bus.why_closed
     closed.cancel()
     await running
 

@@ -11,7 +11,7 @@ import typer
 
 from sawyer.cli import output
 from sawyer.cli.ledger import anchor_of
-from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JsonOption, NatsOption
+from sawyer.cli.options import ContextOption, CredsOption, HomeOption, JoinOption, JsonOption, NatsOption
 from sawyer.contexts import without_secret
 from sawyer.errors import UsageError
 from sawyer.ids import HostId, NetworkId, NodeId
@@ -37,6 +37,7 @@ def register(
             "Cannot be changed later. Without a promise all work earns in full.",
         ),
     ] = "",
+    join: JoinOption = "",
     home: HomeOption = None,
     nats: NatsOption = "",
     context: ContextOption = "",
@@ -46,6 +47,8 @@ def register(
     """Join a network as a host: trust its key from now on, make the node's key, and have it recorded in the book."""
     settings = Settings.load(home=home, nats=nats, context=context, creds=creds, node=name, host=host)
     promised_us = promised(promise) if promise else None
+    if join:
+        settings = _joined(settings, join)
     joined = asyncio.run(_join(settings, anchor_of(key) if key else "", promised_us))
     if as_json:
         output.emit_json(joined)
@@ -57,6 +60,23 @@ def register(
     flags = _flags(settings)
     for model in joined["models"]:
         output.say(f"next: sawyer serve {model}{flags}")
+
+
+def _joined(settings: Settings, given: str) -> Settings:
+    """With an invitation: this home is pinned to its network and holds a certificate; the settings to go on with.
+    Raises UsageError for another kind of invitation, or another host than it names."""
+    from sawyer.cli.joining import check_role, join_network, read_invitation
+
+    invitation = read_invitation(given)
+    check_role(invitation, "node")
+    values, home = settings.values, settings.home
+    if values["host"].rank < DEFAULT and settings["host"] != invitation.host:
+        raise UsageError(
+            f"the invitation is for a node of {invitation.host}, not of {settings['host']}", hint="Leave --host out."
+        )
+    name = settings["node"] if values["node"].rank < DEFAULT or not invitation.name else invitation.name
+    join_network(home, invitation, name, home.node_key(name))
+    return settings.told(host=(invitation.host, "the invitation"), node=(name, "the invitation"))
 
 
 def promised(text: str) -> int:
@@ -87,6 +107,7 @@ def _flags(settings: Settings) -> str:
 
 
 async def _join(settings: Settings, vkey: str, promised_us: int | None) -> dict[str, Any]:
+    from sawyer.cli.joining import certify_here
     from sawyer.cli.session import connected
     from sawyer.engine.session import CPU, device_name
     from sawyer.node.registration import NodeIdentity, register
@@ -97,6 +118,7 @@ async def _join(settings: Settings, vkey: str, promised_us: int | None) -> dict[
         node, host = NodeId(settings["node"]), HostId(settings["host"])
         me = NodeIdentity.open(node, host, file, host_chosen=chosen, promised_us=promised_us)
         known = await register(bus, NetworkId(network.network), me, device_name(CPU))
+        await certify_here(bus, settings.home, "node", me.node, me.key)
     return {
         "network": network.network,
         "node": known.node,

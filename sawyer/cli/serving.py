@@ -191,6 +191,7 @@ def _show(asked: Serve, *, as_json: bool) -> None:
 
 def _serve(asked: Serve) -> None:
     from sawyer.bus.connection import NatsBus
+    from sawyer.cli.joining import certify_for_model, certify_node_here, staying_certified
     from sawyer.engine.experts import FAST
     from sawyer.node.agent import Hosting, NodeAgent
     from sawyer.node.receipts import ReceiptLog
@@ -200,18 +201,21 @@ def _serve(asked: Serve) -> None:
     settings = asked.settings
     place, pin, name = settings.home, pin_of(settings.home), settings["node"]
     chosen = settings.values["host"].rank < DEFAULT
+    certify_node_here(settings, name)
     me = NodeIdentity.open(NodeId(name), HostId(settings["host"]), place.node_key(name), host_chosen=chosen)
     receipts = ReceiptLog(NetworkId(pin.network), me.node, me.key, place.path / "receipts" / f"{name}.json")
 
     async def main() -> None:
-        bus = await NatsBus.connect(settings.where_nats()[0], name=name)
+        await certify_for_model(settings, name, me.key, asked.files.artifacts.manifest.model)
+        bus = await NatsBus.connect(settings.where_nats("node", name)[0], name=name)
         try:
             layers, limit_bytes, follows = await _settled(asked, bus)
             await bring_shown(asked.files, _paths(asked.files, layers))
             hosting = Hosting(asked.files, layers, asked.device, asked.threads, FAST, limit_bytes, follows)
             witness = CheckpointWitness(bus, me.node, me.key, pin, place.witness(name), SystemClock())
             agent = NodeAgent(bus, me, hosting, receipts, SystemClock(), sawyer.__version__, witness)
-            await until_stopped(agent, bus, lambda: _where_it_runs(asked, agent))
+            async with staying_certified(bus, place, name, me.key):
+                await until_stopped(agent, bus, lambda: _where_it_runs(asked, agent))
         finally:
             await bus.close()
 

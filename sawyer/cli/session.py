@@ -118,7 +118,7 @@ def found_again(settings: Settings) -> bool:
 
 def _remember(settings: Settings) -> None:
     """Keep the address in the home if that alone is enough to come back, and holds no secret; else say what is."""
-    target, nats, context = settings.where_nats()[0], settings.values["nats"], settings.context()
+    target, nats, context = settings.told_nats()[0], settings.values["nats"], settings.context()
     by_address = context is None or context.rank > nats.rank
     if by_address and nats.rank < DEFAULT and not target.proves:
         settings.home.write_joined(target.url)

@@ -16,11 +16,12 @@ from typing import Final
 from sawyer import durable
 from sawyer.bus.connection import NatsBus
 from sawyer.cli import output
+from sawyer.cli.certifying import OPERATOR, certify_network, open_admission
 from sawyer.cli.children import Child, ServerChild
 from sawyer.cli.founding import pinned_network
 from sawyer.cli.interrupts import interruptible
 from sawyer.cli.logs import trim
-from sawyer.cli.network import found, open_account, until_seen
+from sawyer.cli.network import found, member_target, open_account, until_seen
 from sawyer.cli.network_plan import NetworkPlan, Part
 from sawyer.cli.parts import model_folder
 from sawyer.cli.status import collect
@@ -85,14 +86,18 @@ async def _up(plan: UpPlan) -> None:
     url = f"nats://{listen.local}"
     size_bytes = sum(file.size_bytes for file in artifacts.manifest.files)
     parts = NetworkPlan(home, url, plan.nodes, str(artifacts.folder), size_bytes, plan.threads, settings.config_file)
+    admission = open_admission(home, pin)
+    certify_network(admission, parts, settings["account"], [artifacts.manifest.model])
     screen = Screen()
     async with Supervisor(home.path, screen.notice) as supervisor, contextlib.AsyncExitStack() as stack:
         stack.enter_context(screen)
-        screen.waiting("starting nats-server and bookkeeper")
-        server = functools.partial(ServerChild.start, home.nats, str(listen), settings["nats_server"])
+        screen.waiting("starting nats-server, bookkeeper and authority")
+        server = functools.partial(
+            ServerChild.start, home.nats, str(listen), settings["nats_server"], admission.authority.trust
+        )
         await supervisor.keep({"nats-server": server})
-        await supervisor.keep(_starts(home, parts.bookkeeper))
-        bus = await NatsBus.connect(url, name="operator")
+        await supervisor.keep(_starts(home, parts.bookkeeper), _starts(home, parts.authority))
+        bus = await NatsBus.connect(member_target(url, home, OPERATOR, OPERATOR), name="operator")
         stack.push_async_callback(bus.close)
         founder = await found(bus, home, pin, artifacts)
         await open_account(url, home, founder, settings["account"], LOW_BUDGET)
@@ -102,7 +107,7 @@ async def _up(plan: UpPlan) -> None:
         home.announce(url)
         screen.ready(f"ready: {url}, network {pin.network}, home {home.path}")
         if listen.is_open:
-            screen.notice(f"other machines reach it on {listen}, without a password")
+            screen.notice(f"other machines reach it on {listen}, with a certificate (sawyer network invite)")
         await _watch(bus, home, url, screen)
 
 

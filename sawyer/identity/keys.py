@@ -21,11 +21,12 @@ from sawyer import durable
 from sawyer.errors import BadSignature, NotAuthorised, UsageError
 from sawyer.ids import KeyId
 
-KeyKind = Literal["U", "O"]
-"""U: a participant (node, router, client, ledger). O: the operator of a network."""
+KeyKind = Literal["U", "O", "A"]
+"""U: a participant (node, router, client, ledger). O: the operator of a network. A: an account of NATS, or what signs
+certificates for one; it signs nothing else."""
 
 SIGNATURE_BYTES: Final = 64
-_PREFIX: Final[dict[KeyKind, int]] = {"U": 20 << 3, "O": 14 << 3}
+_PREFIX: Final[dict[KeyKind, int]] = {"U": 20 << 3, "O": 14 << 3, "A": 0}
 _SEED_PREFIX: Final = 18 << 3
 
 
@@ -90,14 +91,14 @@ def encode_public(kind: KeyKind, raw: bytes) -> KeyId:
 
 
 @lru_cache(maxsize=65_536)
-def public_bytes(key_id: str) -> bytes:
-    """The 32 bytes of a public key in NKEY form. Raises BadSignature if it is none, or a point libsodium refuses
-    (small order, not canonical): such a key could make one signature fit many messages."""
+def public_bytes(key_id: str, kinds: str = "UO") -> bytes:
+    """The 32 bytes of a public key in NKEY form, of one of these kinds. Raises BadSignature if it is none, or a point
+    libsodium refuses (small order, not canonical): such a key could make one signature fit many messages."""
     try:
         raw = _decode(key_id, "public key")
     except UsageError as error:
         raise BadSignature(f"{key_id[:60]!r} is not a public key: {error.message}") from error
-    if len(raw) != 33 or raw[0] not in _PREFIX.values():
+    if len(raw) != 33 or raw[0] not in [_PREFIX[kind] for kind in _PREFIX if kind in kinds]:
         raise BadSignature(f"{key_id[:60]!r} is not a public key of a kind that Sawyer uses")
     if not crypto_core_ed25519_is_valid_point(raw[1:]):
         raise BadSignature(f"{key_id} is not a valid Ed25519 point")

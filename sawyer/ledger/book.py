@@ -276,12 +276,14 @@ class Book:
             )
 
     def members(self) -> MembersReply:
-        """Every registered node and every router key that was not revoked, by name."""
+        """Every registered node and every router whose key was not revoked, by name."""
         with self._lock:
             registry, nodes = self._state.registry, sorted(self._state.nodes.nodes.items())
             kept = ((row.name, key) for key, row in registry.keys.items() if key not in registry.revoked)
             routers = tuple(sorted((name, key) for name, key in kept if registry.keys[key].role == "router"))
-            members = tuple(registered(self._network, node, row) for node, row in nodes)
+            members = tuple(
+                registered(self._network, node, row) for node, row in nodes if row.key not in registry.revoked
+            )
             return MembersReply(nodes=members, routers=routers, seq=self.size)
 
     def completed(self, request: RequestId) -> Completed | None:

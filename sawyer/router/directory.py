@@ -7,14 +7,15 @@ import contextlib
 import logging
 from typing import Final
 
-from sawyer.bus.calls import ask
+from sawyer.bus.calls import ask, read
 from sawyer.bus.protocol import Bus, Message, Subscription
-from sawyer.errors import BadSignature, NotCanonical, SawyerError
+from sawyer.errors import BadSignature, MalformedMessage, NotCanonical, SawyerError
 from sawyer.identity.envelope import check_signed
 from sawyer.ids import ModelId, NodeId
 from sawyer.router.placement import Placement
 from sawyer.schemas import subjects
 from sawyer.schemas.base import parse_as
+from sawyer.schemas.certificates import Gone
 from sawyer.schemas.messages import HEARTBEAT_KIND, Heartbeat, MembersReply, NetworkReply
 from sawyer.schemas.signed import Signed
 
@@ -34,7 +35,7 @@ class Directory:
         self._model = model
         self._manifest = manifest
         self._beats: asyncio.Queue[Message] = asyncio.Queue(HEARTBEAT_LIMIT)
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._workers: list[asyncio.Task[None]] = []
         self._strangers = asyncio.Event()
         self.placement = Placement(manifest)
@@ -46,12 +47,15 @@ class Directory:
         await self.refresh()
         await self._ask_members()
         self._workers = [asyncio.create_task(self._work()), asyncio.create_task(self._meet_strangers())]
-        self._subscription = await self._bus.subscribe(subjects.all_heartbeats(), self._enqueue)
+        self._subscriptions = [
+            await self._bus.subscribe(subjects.all_heartbeats(), self._enqueue),
+            await self._bus.subscribe(subjects.network("gone"), self._note_gone),
+        ]
         await self._bus.publish(subjects.roll_call(), b"")
 
     async def stop(self) -> None:
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -68,6 +72,17 @@ class Directory:
         if len(message.data) <= MAX_HEARTBEAT_BYTES:
             with contextlib.suppress(asyncio.QueueFull):  # the next beat comes in a second
                 self._beats.put_nowait(message)
+
+    def _note_gone(self, message: Message) -> None:
+        """Who may say this is for the server to judge: only the authority may. Without one nobody is asked who they
+        are, and a false word costs a node one heartbeat's time."""
+        try:
+            gone = read(Gone, message.data)
+        except MalformedMessage as error:
+            log.warning("what the authority says is dropped: %s", error)
+        else:
+            self.placement.left(gone.key, revoked=gone.revoked)
+            self.changed.set()
 
     async def _work(self) -> None:
         while True:

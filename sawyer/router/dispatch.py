@@ -189,6 +189,7 @@ class _LayerRun:
             node = self._placement.choose(self._layer, unit.expert, tried, self._loop.time())
             if node is not None:
                 chosen[node].append(unit)
+                self._note_left(unit)
             elif unit.away:
                 unit.away.clear()
                 self._again_s = self._loop.time() + SETTLING_AGAIN_S
@@ -387,6 +388,13 @@ class _LayerRun:
             scope.takeovers.setdefault(
                 (lost, by), Takeover(lost=lost, by=by, reason=_slug(reason), step=scope.step, layer=self._layer)
             )
+
+    def _note_left(self, unit: _Unit) -> None:
+        """Of nodes that left, as the authority said: whoever answers takes over from those that were asked before."""
+        for left in self._placement.left_hosts((self._layer, unit.expert)):
+            scopes = (self._scope(owner) for owner in self._owners(unit))
+            if any(left in scope.asked and all(left != lost for lost, _ in scope.takeovers) for scope in scopes):
+                unit.lost.setdefault(left, "gone")
 
     def _scope(self, owner: int) -> RequestScope:
         return self._shares[owner].scope

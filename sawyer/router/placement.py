@@ -125,6 +125,7 @@ class Placement:
     def __init__(self, manifest: str) -> None:
         self._manifest = manifest
         self.nodes: dict[NodeId, NodeState] = {}
+        self._left: dict[NodeId, frozenset[tuple[int, int]]] = {}
 
     def member(self, registered: NodeRegistered) -> None:
         """A node that the book knows; its heartbeats count from now on. It may have taken another key meanwhile."""
@@ -140,6 +141,7 @@ class Placement:
             return
         state.last_at_ms, state.last_beat, state.last_beat_s = heartbeat.at_ms, heartbeat.beat, now_s
         state.draining, state.gone, state.vitals = heartbeat.draining, False, heartbeat.vitals
+        self._left.pop(state.node, None)
         first: set[tuple[int, int]] = set()
         replica: set[tuple[int, int]] = set()
         for model in heartbeat.models:
@@ -148,6 +150,20 @@ class Placement:
                     first.update((each.layer, expert) for expert in each.first)
                     replica.update((each.layer, expert) for expert in each.replica)
         state.first, state.replica = frozenset(first), frozenset(replica)
+
+    def left(self, key: str, *, revoked: bool) -> None:
+        """The network's authority says that the node with this key is not connected any more: it is back with its next
+        heartbeat. `revoked`: it is a member no more, and no heartbeat of this key counts."""
+        for state in self.nodes.values():
+            if state.key == key:
+                state.gone = True
+                self._left[state.node] = state.first | state.replica
+                if revoked:
+                    state.key, state.first, state.replica = "", frozenset(), frozenset()
+
+    def left_hosts(self, pair: tuple[int, int]) -> list[NodeId]:
+        """Which nodes hosted this expert when they left, and have not been heard since."""
+        return [node for node, hosted in self._left.items() if pair in hosted]
 
     def hedge_s(self, node: NodeId, rows: int) -> float:
         """How long to wait for this node's answer to so many rows before another replica is asked, too. One that was

@@ -183,6 +183,20 @@ def guest(zygote: Zygote, url: str, tmp_path: Path) -> Callable[..., Done]:
     return runner(zygote, tmp_path, SAWYER_HOME=str(tmp_path / "guest"), SAWYER_NATS=url)
 
 
+@pytest.fixture
+def invited(sawyer: Callable[..., Done], up: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The file with a join token of the network that runs, for whom the arguments say."""
+
+    def invite(*whom: str) -> Path:
+        done = sawyer("network", "invite", *whom, "--home", up)
+        assert done.code == 0, done.err
+        file = tmp_path / f"token-{'-'.join(whom).replace('/', '')}.txt"
+        file.write_text(done.out)
+        return file
+
+    return invite
+
+
 def processes_of(home: Path) -> list[str]:
     """Command lines of all processes that name this home."""
     found = []

@@ -173,10 +173,10 @@ def test_generate_whose_reader_goes_away_ends_quietly_and_stops_the_work(up, ali
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
-def test_newcomer_opens_an_account_is_granted_tokens_and_generates(alice, guest, tmp_path):
-    opened = guest("account", "open", "gwen")
+def test_newcomer_opens_an_account_is_granted_tokens_and_generates(alice, guest, invited, tmp_path):
+    opened = guest("account", "open", "gwen", "--join", invited("--account", "gwen"))
     assert opened.code == 0, opened.err
-    assert "compare it with what the operator publishes" in opened.err
+    assert "its certificate is good until" in opened.err
     assert "account grant gwen" in opened.err
     refused = guest("generate", "It was", "--account", "gwen")
     assert refused.code == 5
@@ -189,15 +189,23 @@ def test_newcomer_opens_an_account_is_granted_tokens_and_generates(alice, guest,
     assert stat.S_IMODE((tmp_path / "guest" / "keys" / "accounts" / "gwen.nk").stat().st_mode) == 0o600
 
 
-def test_account_opened_again_is_the_same_account(guest):
-    first, again = (guest("account", "open", "ada", "--json").json for _ in range(2))
+def test_stranger_without_an_invitation_is_refused_and_told_how_to_join(guest):
+    done = guest("account", "open", "stranger")
+    assert done.code == 4
+    assert "refused us, connecting with no credentials" in done.err
+    assert "--join" in done.err
+
+
+def test_account_opened_again_is_the_same_account(guest, invited):
+    first = guest("account", "open", "ada", "--join", invited("--account", "ada"), "--json").json
+    again = guest("account", "open", "ada", "--json").json
     assert (first["key"], first["entry"]) == (again["key"], again["entry"])
 
 
-def test_account_whose_name_is_taken_is_refused_and_leaves_no_key(guest, tmp_path):
-    done = guest("account", "open", "alice")
+def test_account_whose_name_is_taken_is_refused_and_leaves_no_key(guest, invited, tmp_path):
+    done = guest("account", "open", "alice", "--join", invited("--account", "alice"))
     assert done.code == 5
-    assert "another key" in done.err
+    assert "there is another account alice already" in done.err
     assert not (tmp_path / "guest" / "keys" / "accounts" / "alice.nk").exists()
 
 
@@ -205,8 +213,8 @@ def test_account_with_a_name_that_cannot_be_is_refused(guest):
     assert guest("account", "open", "Al Ice").code == 2
 
 
-def test_grant_without_the_operators_key_is_refused(guest):
-    guest("account", "open", "mal")
+def test_grant_without_the_operators_key_is_refused(guest, invited):
+    assert guest("account", "open", "mal", "--join", invited("--account", "mal")).code == 0
     done = guest("account", "grant", "mal", 100)
     assert done.code == 5
     assert "operator" in done.err
@@ -225,8 +233,8 @@ def test_command_of_an_account_that_was_never_opened_says_what_to_do(guest, comm
     assert "sawyer account open ghost" in done.err
 
 
-def test_network_that_is_not_the_pinned_one_is_used_by_no_command(guest, tmp_path):
-    assert guest("account", "open", "eve").code == 0
+def test_network_that_is_not_the_pinned_one_is_used_by_no_command(guest, invited, tmp_path):
+    assert guest("account", "open", "eve", "--join", invited("--account", "eve")).code == 0
     file = tmp_path / "guest" / "network.json"
     pin = json.loads(file.read_text())
     file.write_text(json.dumps({**pin, "network": "sawyer-net/ffffffff"}))

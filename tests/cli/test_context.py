@@ -108,6 +108,7 @@ def test_contexts_are_listed_selected_shown_and_deleted(user, tmp_path):
 
 def test_files_of_a_context_are_found_from_every_folder(user, tmp_path):
     (tmp_path / "maria.nk").write_text(Key.generate().seed)
+    (tmp_path / "maria.nk").chmod(0o600)
     user("context", "add", "x", "--nats", "nats://h", "--nkey", os.path.relpath(tmp_path / "maria.nk"))
     named = Path(user("context", "show", "x", "--json").json["credential"].removeprefix("nkey "))
     assert named.is_absolute()

@@ -79,7 +79,8 @@ def test_everything_is_ok_in_the_home_of_a_network_that_is_well(doctor, up):
         "compute": "runs on", "nats-server": "2.", "memory": "MiB free", "threads": "cores", "home": str(up),
         "disk": "MiB free",
         "pin": "sawyer-net/", "keys": "alice", "models": "austen-8m-q4", "book": "entries", "lock": url,
-        "credentials": "no credentials", "nats": f"{url} (the network that runs in {up})", "bookkeeper": "sawyer-net/",
+        "credentials": "operator-operator.creds", "nats": f"{url} (the network that runs in {up})",
+        "bookkeeper": "sawyer-net/",
         "clock": "s ", "routers": "every expert is served", "account": "alice: ",
     }.items():  # fmt: skip
         assert words in found[name]["found"], found[name]
@@ -105,14 +106,15 @@ def test_home_of_another_network_fails(doctor, up, tmp_path):
     pin = (up / "network.json").read_text()
     (home / "network.json").write_text(pin.replace("sawyer-net/", "sawyer-net/0000", 1))
     url = json.loads((up / "running.json").read_text())["url"]
-    done = doctor("--home", home, "--nats", url)
+    done = doctor("--home", home, "--nats", url, "--creds", up / "credentials" / "account-alice.creds")
     assert done.code == 1
     assert "is pinned to sawyer-net/0000" in checks(done)["bookkeeper"]["found"]
 
 
 def test_account_whose_key_lies_elsewhere_is_a_warning(doctor, up, tmp_path):
     url = json.loads((up / "running.json").read_text())["url"]
-    done = doctor("--home", tmp_path / "home", "--nats", url, "--account", "alice")
+    creds = up / "credentials" / "account-alice.creds"
+    done = doctor("--home", tmp_path / "home", "--nats", url, "--creds", creds, "--account", "alice")
     assert done.code == 0
     assert "its key is not in this home" in checks(done)["account"]["found"]
     assert not (tmp_path / "home").exists()
@@ -282,7 +284,7 @@ def test_every_bad_key_file_is_named(demo_home: Path, tmp_path: Path) -> None:
 
 def test_keys_are_named_with_their_role(demo_home: Path) -> None:
     assert of(demo_home)["keys"].found == (
-        "accounts/alice, ledger, nodes/node-1, nodes/node-2, operator, routers/router-1"
+        "accounts/alice, authority, connects, ledger, nodes/node-1, nodes/node-2, operator, routers/router-1"
     )
 
 

@@ -34,7 +34,7 @@ def test_every_family_goes_all_the_way():
 
 @pytest.mark.parametrize("family", CASES)
 def test_published_model_says_what_transformers_says_when_two_fresh_nodes_have_pulled_it(
-    family: str, up: Path, url: str, zygote: Zygote, sawyer: Callable[..., Done],
+    family: str, up: Path, zygote: Zygote, sawyer: Callable[..., Done], invited: Callable[..., Path],
     started: Callable[..., subprocess.Popen[str]], tmp_path: Path,
 ) -> None:  # fmt: skip
     source = GOLDEN / CASES[family]
@@ -46,7 +46,8 @@ def test_published_model_says_what_transformers_says_when_two_fresh_nodes_have_p
     nodes = []
     for part in range(2):
         home, name = tmp_path / f"home-{part}", f"{model}-{part}"
-        assert runner(zygote, tmp_path)("register", "--nats", url, "--name", name, "--home", home).code == 0
+        token = invited("--host", "maria", "--name", name)
+        assert runner(zygote, tmp_path)("register", "--join", token, "--home", home).code == 0
         nodes.append(started("serve", model, "--share", f"{part}/2", "--name", name, "--home", home))
     router = started("route", model, "--wire", "f32", "--home", up)
     for part in (*nodes, router):

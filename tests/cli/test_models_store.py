@@ -14,11 +14,13 @@ import nats
 import pytest
 from nats.aio.msg import Msg
 
+from sawyer.bus import credentials
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.objects import Bucket
 from sawyer.bus.publishing import publish_files
 from sawyer.bus.server import LocalServer
 from sawyer.cli.founding import _published
+from sawyer.contexts import NatsTarget
 from sawyer.identity.envelope import sign
 from sawyer.identity.keys import load
 from sawyer.ids import NetworkId
@@ -39,6 +41,18 @@ def published(sawyer: Callable[..., Done], up: Path) -> dict:
     done = sawyer("models", "publish", DEMO_MODEL, "--home", up, "--json")
     assert done.code == 0, done.err
     return done.json
+
+
+@pytest.fixture
+def member(up: Path) -> Path:
+    """Credentials with which the server lets somebody in."""
+    return up / "credentials" / "account-alice.creds"
+
+
+@pytest.fixture
+def guest(zygote, url: str, member: Path, tmp_path: Path) -> Callable[..., Done]:
+    """A command of a member with a home of their own."""
+    return runner(zygote, tmp_path, SAWYER_HOME=str(tmp_path / "guest"), SAWYER_NATS=url, SAWYER_CREDS=str(member))
 
 
 @pytest.fixture
@@ -140,9 +154,9 @@ def test_wrong_words_are_answered_with_the_right_ones(
     assert (done.code, told in done.err) == (code, True), done.err
 
 
-def test_pull_over_the_limit_says_both_sizes(zygote, url: str, published: dict, tmp_path: Path) -> None:
+def test_pull_over_the_limit_says_both_sizes(zygote, url: str, member: Path, published: dict, tmp_path: Path) -> None:
     small = runner(zygote, tmp_path, SAWYER_HOME=str(tmp_path / "h"), SAWYER_NATS=url, SAWYER_CACHE_LIMIT="1MB")
-    done = small("models", "pull", DEMO_MODEL)
+    done = small("models", "pull", DEMO_MODEL, "--creds", member)
     assert done.code == 1
     assert "7,816,985 bytes are wanted" in done.err
     assert "at most 1,000,000 bytes" in done.err
@@ -150,10 +164,10 @@ def test_pull_over_the_limit_says_both_sizes(zygote, url: str, published: dict, 
 
 
 def test_kill_of_a_pull_leaves_nothing_wrong_and_the_next_one_goes_on(
-    started, url: str, published: dict, tmp_path: Path
+    started, url: str, member: Path, published: dict, tmp_path: Path
 ) -> None:
     home = tmp_path / "killed"
-    arguments = ("models", "pull", DEMO_MODEL, "--home", home, "--nats", url)
+    arguments = ("models", "pull", DEMO_MODEL, "--home", home, "--nats", url, "--creds", member)
     process = started(*arguments)
     wait_until(lambda: any(home.rglob("*.bin")) or process.poll() is not None, "a first file")
     process.send_signal(signal.SIGKILL)
@@ -175,7 +189,7 @@ def test_kill_of_a_pull_leaves_nothing_wrong_and_the_next_one_goes_on(
 def test_router_of_a_machine_that_has_nothing_pulls_the_trunk(
     sawyer, started, up: Path, url: str, tmp_path: Path
 ) -> None:
-    """A key, a pin, and the name of a model that the package does not have."""
+    """A key with its certificate, a pin, and the name of a model that the package does not have."""
     split = ("models", "split", demo_checkpoint(), "--name", "austen-again", "--home", up)
     for arguments in (split, ("models", "publish", "austen-again", "--home", up, "--json")):
         done = sawyer(*arguments)
@@ -187,6 +201,8 @@ def test_router_of_a_machine_that_has_nothing_pulls_the_trunk(
     key.write_bytes((up / "keys/routers/router-1.nk").read_bytes())
     key.chmod(0o600)
     (home / "network.json").write_bytes((up / "network.json").read_bytes())
+    (home / "credentials").mkdir(mode=0o700)
+    shutil.copy(up / "credentials/router-router-1.creds", home / "credentials")
     process = started("route", "austen-again", "--home", home, "--nats", url)
     wait_until(lambda: len([*home.glob("cache/models/*/trunk/*.bin")]) == 6 or process.poll() is not None, "a trunk")
     assert process.poll() is None, process.communicate()
@@ -198,7 +214,7 @@ def test_router_of_a_machine_that_has_nothing_pulls_the_trunk(
 def test_kill_of_a_publishing_leaves_nothing_wrong_and_the_next_one_goes_on(
     sawyer, started, guest, up: Path, published: dict
 ) -> None:
-    streams = up / "nats/jetstream/jetstream/$G/streams"
+    (streams,) = up.glob("nats/jetstream/jetstream/A*/streams")
     for _ in range(KILLS):
         assert sawyer("models", "rm", DEMO_MODEL, "--from-network", "--all", "--yes", "--home", up).code == 0
         process = started("models", "publish", DEMO_MODEL, "--home", up)
@@ -235,11 +251,17 @@ def test_weights_that_were_replaced_are_refused_before_a_file_is_sent(sawyer, up
     assert (gone.code, gone.out.count("deleted")) == (0, 1), gone.err
     back = sawyer("models", "publish", "austen-twice", "--format", "q4", "--home", up)
     assert (back.code, "replaced since" in back.err) == (5, True), back.err
-    assert len([*(up / "nats/jetstream/jetstream/$G/streams").glob("OBJ_SAWYER_austen-twice_*")]) == 1
+    assert len([*up.glob("nats/jetstream/jetstream/A*/streams/OBJ_SAWYER_austen-twice_*")]) == 1
+
+
+async def _inside(url: str, member: Path) -> nats.NATS:
+    """A member's connection to the network."""
+    proof = credentials.options(NatsTarget(creds=member))
+    return await nats.connect(url, **proof)
 
 
 async def test_weights_that_only_a_stolen_key_signed_are_refused_whatever_the_network_names(
-    up: Path, url: str, published: dict, tmp_path: Path, started
+    up: Path, url: str, member: Path, published: dict, tmp_path: Path, started
 ) -> None:
     """A server between a guest and the network: it names weights that the operator's key signed and the book does not
     have, has their files, and answers with the proof of others."""
@@ -250,7 +272,7 @@ async def test_weights_that_only_a_stolen_key_signed_are_refused_whatever_the_ne
     body = _published(NetworkId(json.loads((up / "network.json").read_text())["network"]), manifest)
     statement = sign(body, "model.published.v1", "operator", load(up / "keys/operator.nk")).canonical()
     with LocalServer.start(tmp_path / "nats") as server:
-        evil, real = await NatsBus.connect(server.url, name="evil"), await nats.connect(url)
+        evil, real = await NatsBus.connect(server.url, name="evil"), await _inside(url, member)
         theirs = await nats.connect(server.url)
 
         async def relay(message: Msg) -> None:

@@ -125,8 +125,10 @@ def test_price_that_cannot_be_set_is_refused(
     assert says in done.err
 
 
-def test_only_the_operator_sets_prices_erases_and_revokes(guest: Callable[..., Done]) -> None:
-    assert guest("account", "open", "eve").code == 0
+def test_only_the_operator_sets_prices_erases_and_revokes(
+    guest: Callable[..., Done], invited: Callable[..., Path]
+) -> None:
+    assert guest("account", "open", "eve", "--join", invited("--account", "eve")).code == 0
     for arguments in (
         ("pricing", "set", "austen-8m", "--price", "9"),
         ("account", "erase", "alice", "--yes"),
@@ -141,8 +143,10 @@ def test_only_the_operator_sets_prices_erases_and_revokes(guest: Callable[..., D
 # --- hosts ------------------------------------------------------------------------------------------------------------
 
 
-def test_promise_of_a_host_is_recorded_and_cannot_be_changed(guest: Callable[..., Done]) -> None:
-    done = guest("register", "--name", "attic", "--promise", "2.5")
+def test_promise_of_a_host_is_recorded_and_cannot_be_changed(
+    guest: Callable[..., Done], invited: Callable[..., Path]
+) -> None:
+    done = guest("register", "--name", "attic", "--promise", "2.5", "--join", invited("--host", "maria"))
     assert done.code == 0, done.err
     assert "it promises 2.5 ms" in done.out
     assert guest("register", "--name", "attic", "--json").json["promised_us"] == 2500
@@ -155,9 +159,9 @@ def test_promise_of_a_host_is_recorded_and_cannot_be_changed(guest: Callable[...
 
 
 def test_keys_are_replaced_while_the_network_runs_and_everybody_goes_on(
-    up: Path, operator: Callable[..., Done], guest: Callable[..., Done]
+    up: Path, operator: Callable[..., Done], guest: Callable[..., Done], invited: Callable[..., Path]
 ) -> None:
-    assert guest("account", "open", "fay").code == 0
+    assert guest("account", "open", "fay", "--join", invited("--account", "fay")).code == 0
     done = operator("keys", "rotate", "operator", "--json")
     assert done.code == 0, done.err
     assert Path(done.json["former"]).is_file()

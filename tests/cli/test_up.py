@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import pid_of, processes_of, wait_until
+from .conftest import Done, pid_of, processes_of, wait_until
 
 
 def free_address() -> str:
@@ -44,12 +44,22 @@ def _parts(home: Path) -> dict[str, dict]:
 def test_status_shows_every_part_and_node(sawyer, up_home):
     page = sawyer("status", "--home", up_home)
     assert page.code == 0, page.err
-    for word in ("nats-server", "bookkeeper", "router-1", "node-1", "node-2", "32/32", "austen-8m", "entries"):
+    for word in (
+        "nats-server",
+        "bookkeeper",
+        "authority",
+        "router-1",
+        "node-1",
+        "node-2",
+        "32/32",
+        "austen-8m",
+        "entries",
+    ):
         assert word in page.out
     document = sawyer("status", "--json", "--home", up_home).json
     assert document["ok"] is True
     assert document["pid"] == _holder(up_home)
-    assert [each["state"] for each in document["parts"]] == ["running"] * 5
+    assert [each["state"] for each in document["parts"]] == ["running"] * 6
     assert document["routers"][0]["missing"] == 0
 
 
@@ -100,14 +110,13 @@ def test_logs_are_followed_until_ctrl_c(started, up_home):
 
 
 def test_node_of_another_user_joins_is_seen_and_is_missed_when_killed(sawyer, started, up_home, tmp_path):
-    url = f"nats://{(up_home / 'listen.txt').read_text().strip()}"
-    other = tmp_path / "other"
-    joined = sawyer("register", "--name", "attic", "--host", "maria", "--nats", url, "--home", other)
+    other, token = tmp_path / "other", _token(sawyer, up_home, tmp_path)
+    joined = sawyer("register", "--name", "attic", "--join", token, "--home", other)
     assert joined.code == 0, joined.err
     assert "attic is a node of sawyer-net/" in joined.out
-    again = sawyer("register", "--name", "attic", "--host", "maria", "--nats", url, "--home", other, "--json")
+    again = sawyer("register", "--name", "attic", "--host", "maria", "--home", other, "--json")
     assert again.json["key"] in joined.out
-    node = started("serve", "austen-8m", "--name", "attic", "--threads", "1", "--nats", url, "--home", other)
+    node = started("serve", "austen-8m", "--name", "attic", "--threads", "1", "--home", other)
     assert node.stdout is not None
     assert node.stdout.readline().startswith("ready: attic")
 
@@ -121,9 +130,46 @@ def test_node_of_another_user_joins_is_seen_and_is_missed_when_killed(sawyer, st
     wait_until(lambda: state() == "silent", "the router to miss it")
 
 
+def test_revoked_node_ends_is_out_of_placement_and_others_go_on(sawyer, started, up_home, tmp_path):
+    home = tmp_path / "cellar"
+    joined = sawyer("register", "--name", "cellar", "--join", _token(sawyer, up_home, tmp_path), "--home", home)
+    assert joined.code == 0, joined.err
+    node = started("serve", "austen-8m", "--name", "cellar", "--threads", "1", "--home", home)
+    assert node.stdout is not None
+    assert node.stdout.readline().startswith("ready: cellar")
+    members = sawyer("network", "members", "--home", up_home, "--json").json
+    assert [each["host"] for each in members if each["name"] == "cellar"] == ["maria"]
+    revoked = sawyer("network", "revoke", "cellar", "--reason", "stolen", "--home", up_home, "--json")
+    assert revoked.code == 0, revoked.err
+    assert node.wait(20) == 5
+    assert node.stderr is None or "revoked" in node.stderr.read()
+    seen = sawyer("status", "--json", "--home", up_home).json["routers"][0]["nodes"]
+    assert "cellar" not in {row["node"] for row in seen}
+    assert sawyer("generate", "It was", "--max-tokens", "3", "--account", "ann", "--home", up_home).code == 0
+    told = sawyer("keys", "ls", "--all", "--home", up_home).out
+    assert f"revoked in entry {revoked.json['entry']}: stolen" in told
+
+
+def test_invitation_lets_one_node_in_and_no_second(sawyer, up_home, tmp_path):
+    token = _token(sawyer, up_home, tmp_path)
+    assert sawyer("register", "--name", "first", "--join", token, "--home", tmp_path / "first").code == 0
+    done = sawyer("register", "--name", "second", "--join", token, "--home", tmp_path / "second")
+    assert done.code == 5
+    assert "used already" in done.err
+    assert not (tmp_path / "second" / "keys" / "nodes" / "second.nk").exists()
+
+
+def _token(sawyer: Callable[..., Done], up_home: Path, tmp_path: Path) -> Path:
+    done = sawyer("network", "invite", "--host", "maria", "--home", up_home)
+    assert done.code == 0, done.err
+    file = tmp_path / "token.txt"
+    file.write_text(done.out)
+    return file
+
+
 def test_name_of_another_node_is_refused_and_no_key_is_left(sawyer, up_home, tmp_path):
-    url = f"nats://{(up_home / 'listen.txt').read_text().strip()}"
-    done = sawyer("register", "--name", "node-1", "--nats", url, "--home", tmp_path / "thief")
+    token = _token(sawyer, up_home, tmp_path)
+    done = sawyer("register", "--name", "node-1", "--join", token, "--home", tmp_path / "thief")
     assert done.code == 5
     assert not (tmp_path / "thief" / "keys" / "nodes" / "node-1.nk").exists()
 

@@ -151,6 +151,7 @@ def key() -> Key:
 def seed(tmp_path: Path, key: Key) -> Path:
     file = tmp_path / "user.nk"
     file.write_text(f"# a comment\n{key.seed}\n")
+    file.chmod(0o600)
     return file
 
 
@@ -210,6 +211,7 @@ def write_creds(file: Path, key: Key, *, signer: Signer = ACCOUNT, expires: int 
     lines = ["-----BEGIN NATS USER JWT-----", jwt, "------END NATS USER JWT------", "", "*** IMPORTANT ***", "",
              "-----BEGIN USER NKEY SEED-----", key.seed, "------END USER NKEY SEED------", ""]  # fmt: skip
     file.write_text(end.join(lines), newline="")
+    file.chmod(0o600)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -250,6 +252,7 @@ async def test_credentials_that_were_replaced_are_used_at_the_next_connect(tmp_p
 def test_file_that_holds_no_credentials_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.creds"
     file.write_bytes(content)
+    file.chmod(0o600)
     for read in (read_creds, read_nkey):
         with pytest.raises(UsageError, match=str(file)):
             read(file)
@@ -259,6 +262,7 @@ def test_seed_that_was_mistyped_is_refused_and_not_told(tmp_path: Path, key: Key
     file = tmp_path / "x.nk"
     wrong = key.seed[:10] + ("A" if key.seed[10] != "A" else "B") + key.seed[11:]
     file.write_text(wrong)
+    file.chmod(0o600)
     with pytest.raises(UsageError, match=r"x\.nk") as error:
         read_nkey(file)
     assert wrong not in error.value.message + error.value.hint

@@ -112,10 +112,10 @@ def test_text_that_is_no_seed_is_refused(text: str, why: str) -> None:
 
 
 def test_seed_of_a_kind_that_sawyer_does_not_use_is_refused() -> None:
-    account = 0  # NKEY prefix byte of an account, `A`
-    payload = bytes([18 << 3 | account >> 5, (account & 31) << 3]) + bytes(32)
+    server = 13 << 3  # NKEY prefix byte of a server, `N`
+    payload = bytes([18 << 3 | server >> 5, (server & 31) << 3]) + bytes(32)
     text = base64.b32encode(payload + binascii.crc_hqx(payload, 0).to_bytes(2, "little")).rstrip(b"=").decode()
-    assert text.startswith("SA")
+    assert text.startswith("SN")
     with pytest.raises(UsageError, match="of a kind that Sawyer does not use"):
         Key.from_seed(text)
 

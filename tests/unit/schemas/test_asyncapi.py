@@ -169,6 +169,8 @@ def test_every_signed_statement_says_what_its_signature_covers(document: dict[st
     schemas = document["components"]["schemas"]
     signed = {name: schema.get("x-statement", "") for name, schema in schemas.items() if name.startswith("Signed")}
     assert signed == {
+        "SignedCertificateRequested": "application/vnd.sawyer.certificate.requested.v1+json",
+        "SignedCertificateRevoked": "application/vnd.sawyer.certificate.revoked.v1+json",
         "SignedKeyAdded": "application/vnd.sawyer.key.added.v1+json",
         "SignedHeartbeat": "application/vnd.sawyer.node.beat.v1+json",
         "SignedInferenceRequested": "application/vnd.sawyer.inference.requested.v1+json",

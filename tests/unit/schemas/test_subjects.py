@@ -31,6 +31,7 @@ BUILT = {
     "ledger": subjects.ledger("append"),
     "ledger_copy": subjects.ledger_copy(NETWORK, "entry"),
     "query": subjects.query("balance"),
+    "network": subjects.network("join"),
 }
 WILDCARDS = {
     "experts_of": (subjects.experts_of(NODE, MODEL), "expert"),
@@ -54,6 +55,7 @@ TAKES_A_NAME: list[Callable[[str], str]] = [
     subjects.close_session,
     subjects.ledger,
     subjects.query,
+    subjects.network,
 ]
 
 
