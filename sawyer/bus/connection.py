@@ -31,6 +31,7 @@ from sawyer.errors import (
     MissingExtra,
     NoAnswer,
     NobodyServes,
+    NotAuthorised,
     SawyerError,
     ServerUnreachable,
     UsageError,
@@ -51,6 +52,7 @@ _EXPIRED: Final = "authentication expired"
 _REVOKED: Final = "authentication revoked"
 _PERMISSIONS: Final = "permissions violation"
 _ASK_OPERATOR: Final = "Its operator can say why, and invite again: sawyer network invite."
+_DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 _BLANKS: Final = " \t\n\r\v\f"
 _INBOX_PREFIX: Final = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _REFUSED: Final = re.compile(r"authoriz|authentic|nkeys|jwt|credential", re.IGNORECASE)
@@ -84,6 +86,8 @@ class NatsBus:
         self._problems: list[str] = []
         self._gave_up = asyncio.Event()
         self._established = False
+        self._asked: dict[str, bool] = {}
+        """Subjects of questions that are out, and whether the server did not let them through."""
         self.dropped = 0
         self.closed = asyncio.Event()
 
@@ -216,6 +220,7 @@ class NatsBus:
     ) -> bytes:
         if len(data) > MAX_PAYLOAD_BYTES:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+        self._asked[subject] = False
         try:
             sent = self._sendable(data, headers)
             with _keeping_cancels():
@@ -223,11 +228,18 @@ class NatsBus:
         except nats.errors.NoRespondersError as error:
             raise NobodyServes(f"nobody listens on {subject}") from error
         except (nats.errors.TimeoutError, TimeoutError) as error:
+            if self._asked.get(subject):
+                raise NotAuthorised(
+                    f"the network does not let us say anything on {subject}, connecting with {self._target.credential}",
+                    hint="`sawyer identity show` tells as whom we connect; docs/trust.md what each may do.",
+                ) from error
             raise NoAnswer(f"no answer on {subject} within {timeout_s:g} s") from error
         except nats.errors.MaxPayloadError as error:
             raise _over_server_limit(data) from error
         except nats.errors.Error as error:
             raise ServerUnreachable(f"cannot ask {subject}: {error}") from error
+        finally:
+            self._asked.pop(subject, None)
         return reply.data
 
     def _sendable(self, data: bytes, headers: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -280,6 +292,8 @@ class NatsBus:
             self.dropped += 1
         elif not self._client.is_connected:  # one word an outage, not one an attempt
             return
+        elif (denied := _DENIED.search(str(error))) and denied.group(1) in self._asked:
+            self._asked[denied.group(1)] = True
         log.warning("nats: %s", str(error) or type(error).__name__)
 
     async def _note_reconnect(self) -> None:

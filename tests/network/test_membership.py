@@ -258,6 +258,12 @@ async def test_listener_of_these_tests_hears_what_is_allowed(guarded: Guarded) -
     assert len(await heard(listener, subjects.heartbeat(ATTIC), lambda: says(node, subjects.heartbeat(ATTIC)))) == 1
 
 
+async def test_question_that_a_role_may_not_ask_is_answered_with_why(guarded: Guarded) -> None:
+    newcomer = await guarded.member("newcomer", ATTIC)
+    with pytest.raises(NotAuthorised, match=r"does not let us say anything on sawyer\.v1\.query\.members"):
+        await newcomer.request(subjects.query("members"), b"", 0.5)
+
+
 async def test_node_answers_whoever_asked_it_once(guarded: Guarded) -> None:
     node, router = await guarded.member("node", ATTIC), await guarded.member("router", "router-1")
     asked: list[Message] = []
