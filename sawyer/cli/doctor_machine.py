@@ -188,6 +188,7 @@ def check_home(settings: Settings) -> list[Check]:
     if _is_folder(home.path):
         checks += [("pin", partial(_check_pin, home)), ("keys", partial(_check_keys, home))]
         checks.append(("founding keys", partial(_check_founding_keys, home)))
+        checks.append(("certificates", partial(_check_certificates, home)))
         checks += [("models", partial(_check_models, home)), ("book", partial(_check_book, settings))]
         checks.append(("lock", partial(_check_lock, home)))
     return run_all(checks)
@@ -258,6 +259,11 @@ def _check_founding_keys(home: Home) -> Check:
 _RESTORE: Final = "Restore it from a copy: nobody can make it anew. Fine if it is kept elsewhere on purpose."
 
 
+_CERTIFY: Final = (
+    "Here where the network was founded: sawyer down, then sawyer up. Elsewhere ask its operator for a token: "
+    "sawyer register --join FILE (nodes), sawyer account open --join FILE. Mode: chmod 600."
+)
+_RENEW: Final = "It is renewed while `sawyer serve` or `sawyer up` runs: start it, and look at its log."
 _MANY_KEYS: Final = ("authority", "connects")
 """Folders whose keys are told of as one."""
 
@@ -281,6 +287,30 @@ def _check_keys(home: Home) -> Check:
         hints = dict.fromkeys(each.hint or "Restore it from a copy." for each in bad)
         return Check(FAIL, "keys", "; ".join(each.message for each in bad), " ".join(hints))
     return Check(OK, "keys", ", ".join(dict.fromkeys(good)) or "none yet")
+
+
+SOON_S: Final = 3 * 24 * 3600
+"""A certificate that ends sooner should have been renewed long ago."""
+
+
+def _check_certificates(home: Home) -> Check:
+    """Whether each can be used, and for how long."""
+    import time
+
+    from sawyer.cli.identity_commands import certificates_in
+
+    held, soon_s = certificates_in(home), time.time() + SOON_S
+    if not held:
+        return Check(OK, "certificates", "none: right for a server that asks nobody who they are")
+    bad = [f"{each.role} {each.name}: {each.problem}" for each in held if each.problem]
+    if bad:
+        return Check(FAIL, "certificates", "; ".join(bad), _CERTIFY)
+    ending = [f"{each.role} {each.name} until {iso(1000 * each.expires_s)}" for each in held if each.expires_s < soon_s]
+    if ending:
+        return Check(WARN, "certificates", "ending soon: " + ", ".join(ending), _RENEW)
+    first = min(each.expires_s for each in held)
+    names = ", ".join(f"{each.role} {each.name}" for each in held)
+    return Check(OK, "certificates", f"{names}; good until {iso(1000 * first)}")
 
 
 def _check_models(home: Home) -> Check:

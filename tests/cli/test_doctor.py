@@ -9,18 +9,22 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sawyer.bus import server
+from sawyer.bus.membership import write_credentials
 from sawyer.bus.server import LocalServer
 from sawyer.cli.checks import FAIL, OK, WARN, Check
 from sawyer.cli.doctor_machine import check_home, check_settings
 from sawyer.cli.doctor_network import MAX_CLOCK_DIFFERENCE_MS, _check_clock, _no_server
 from sawyer.errors import MissingExtra, ServerUnreachable, UsageError
-from sawyer.identity.keys import load_or_create
+from sawyer.home import Home
+from sawyer.identity.certificate import certificate_jwt
+from sawyer.identity.keys import Key, load_or_create
 from sawyer.settings import Settings
 
 from .conftest import TIMEOUT_S, Done, environment
@@ -280,6 +284,31 @@ def test_every_bad_key_file_is_named(demo_home: Path, tmp_path: Path) -> None:
     assert "alice.nk has mode 0640" in keys.found
     assert "NKEY" in keys.found
     assert "chmod 600" in keys.todo
+
+
+def test_certificate_that_is_of_no_use_is_named_with_what_to_do(demo_home: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(demo_home / "credentials", home / "credentials")
+    whole = of(home)["certificates"]
+    assert whole.state == OK
+    assert "node node-1" in whole.found
+    (home / "credentials" / "node-node-1.creds").chmod(0o644)
+    (home / "credentials" / "node-node-2.creds").write_text("torn")
+    bad = of(home)["certificates"]
+    assert bad.state == FAIL
+    assert "node node-1: " in bad.found
+    assert "mode 0644, expected 0600" in bad.found
+    assert "node node-2: " in bad.found
+    assert "--join" in bad.todo
+
+
+def test_certificate_that_ends_soon_is_a_warning(tmp_path: Path) -> None:
+    home, now_s = Home(tmp_path / "home"), int(time.time())
+    key, signer = Key.generate(), Key.generate("A")
+    for name, life_s, state in (("a", 3600, WARN), ("b", -1, FAIL)):
+        token = certificate_jwt(signer, signer.id, key.id, name, now_s=now_s - 10, expires_s=now_s + life_s)
+        write_credentials(home.credentials("node", name), token, key)
+        assert of(home.path)["certificates"].state == state
 
 
 def test_keys_are_named_with_their_role(demo_home: Path) -> None:
