@@ -168,6 +168,10 @@ def test_keys_are_replaced_while_the_network_runs_and_everybody_goes_on(
     rotated = operator("keys", "rotate", "account", "alice")
     assert rotated.code == 0, rotated.err
     assert operator("generate", "It was a", "--max-tokens", 2).code == 0
+    mine = guest("identity", "rotate", "account", "fay", "--json")
+    assert mine.code == 0, mine.err
+    shown = guest("identity", "show", "--json").json["certificates"]
+    assert [(each["name"], each["key"], each["problem"]) for each in shown] == [("fay", mine.json["new"], "")]
     assert operator("account", "grant", "fay", 5).code == 0
     assert guest("balance", "--account", "fay", "--json").json["granted"] == 5, "its pin proves the new operator"
     assert operator("account", "open", "alice").code == 0, "its account, under whatever key"

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,24 @@ import pytest
 from sawyer.authority.admission import Admission
 from sawyer.authority.files import Authority
 from sawyer.authority.service import AuthorityService
+from sawyer.bus.calls import ask_at
 from sawyer.bus.connection import NatsBus
 from sawyer.bus.membership import Member, join, renew, write_credentials
 from sawyer.bus.protocol import Message
 from sawyer.bus.server import LocalServer
 from sawyer.clock import SystemClock
 from sawyer.contexts import NatsTarget
-from sawyer.errors import CertificateRefused, NobodyServes, NotAuthorised, SawyerError, ServerUnreachable
+from sawyer.errors import BadSignature, CertificateRefused, NobodyServes, NotAuthorised, SawyerError, ServerUnreachable
 from sawyer.home import Home, Pin
 from sawyer.identity import jwt
 from sawyer.identity.certificate import certificate_jwt
+from sawyer.identity.envelope import sign
 from sawyer.identity.keys import Key
 from sawyer.ids import ModelId, NodeId
 from sawyer.schemas import subjects
-from sawyer.schemas.certificates import Gone
+from sawyer.schemas.certificates import REQUESTED_KIND, SUCCEEDED_KIND, CertificateReply, Gone, Renewing
 from sawyer.schemas.permissions import Role
+from sawyer.schemas.signed import Signature
 
 NETWORK = "sawyer-net/3f9a1c22"
 ATTIC, CELLAR, MODEL = NodeId("attic"), NodeId("cellar"), ModelId("austen")
@@ -331,6 +334,35 @@ async def test_revoked_node_is_cut_off_while_others_go_on_and_routers_are_told(g
         await guarded.connect(file)
     with pytest.raises(CertificateRefused, match="revoked"):
         await renew(other, member, SystemClock())
+
+
+async def test_replaced_key_counts_no_more_and_its_successor_does(guarded: Guarded) -> None:
+    await guarded.run_authority()
+    member, file = await _join(guarded, ATTIC)
+    bus = await guarded.connect(file, ATTIC)
+    successor = replace(member, key=Key.generate())
+    token = await renew(bus, successor, SystemClock(), former=member.key)
+    async with asyncio.timeout(10):
+        await bus.closed.wait()
+    with pytest.raises(ServerUnreachable, match="refused us"):
+        await guarded.connect(file)
+    write_credentials(file, token, successor.key)
+    await (await guarded.connect(file, ATTIC)).flush()
+
+
+async def test_key_is_not_replaced_by_who_does_not_have_it(guarded: Guarded) -> None:
+    await guarded.run_authority()
+    member, _ = await _join(guarded, ATTIC)
+    thief, thiefs_file = await _join(guarded, CELLAR)
+    bus = await guarded.connect(thiefs_file, CELLAR)
+    with pytest.raises(CertificateRefused, match="has no certificate"):
+        await renew(bus, replace(member, key=Key.generate()), SystemClock(), former=thief.key)
+    forged = Renewing(
+        requested=sign(replace(member, key=thief.key).request(SystemClock()), REQUESTED_KIND, ATTIC, thief.key),
+        succeeds=Signature(by=ATTIC, key_id=member.key.id, type=SUCCEEDED_KIND, sig="A" * 86 + "=="),
+    )
+    with pytest.raises(BadSignature):
+        await ask_at(bus, subjects.network("renew"), CertificateReply, forged, 5)
 
 
 async def test_routers_are_told_of_a_node_whose_connection_ended_and_not_of_a_side_connection(guarded: Guarded) -> None:
