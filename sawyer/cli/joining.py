@@ -176,7 +176,7 @@ def check_role(invitation: Invitation, role: str) -> None:
     """Raises UsageError for an invitation of another kind."""
     if invitation.role != role:
         how = "sawyer register --join" if invitation.role == "node" else f"sawyer account open {invitation.name} --join"
-        raise UsageError(f"this invitation is for a {invitation.role}, not for a {role}", hint=f"Use: {how}")
+        raise UsageError(f"this invitation is for role {invitation.role}, not {role}", hint=f"Use: {how}")
 
 
 def _until(token: str) -> str:
