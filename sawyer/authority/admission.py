@@ -31,6 +31,8 @@ from sawyer.schemas.signed import Signed
 
 MAX_SKEW_MS: Final = 10 * 60 * 1000
 """How far the clocks of a member and its authority may differ: an older request is not taken."""
+SOON_S: Final = 60
+"""Who renews again within this time gets the same again: nothing is written, so asking all the time costs little."""
 ANY_NAME: Final = "any"
 """The name in an invitation that leaves it to the newcomer."""
 INVITED: Final[tuple[Role, ...]] = ("node", "account")
@@ -89,6 +91,11 @@ class Admission:
         if former is not None:
             check(wanted.canonical(), SUCCEEDED_KIND, former)
             self.revoke_key(member.key, now_s)
+        elif wanted.models == member.models and now_s < member.issued_s + SOON_S:
+            return self.authority.issue(
+                cast("Role", member.role), member.name, member.key, now_s, models=member.models, host=member.host,
+                life_s=member.expires_s - now_s,
+            )  # fmt: skip
         return self._issue(cast("Role", member.role), wanted, member.host, now_s)
 
     def revoke(self, revoking: Revoking, operator: str, now_s: int) -> tuple[MemberCertificate, str]:

@@ -195,6 +195,15 @@ def test_member_renews_and_keeps_host_and_name(world: World) -> None:
     )
 
 
+def test_member_that_renews_all_the_time_makes_the_authority_write_nothing(world: World) -> None:
+    first = world.join(world.invite())
+    written = (world.admission.authority.folder / "issued.json").stat().st_mtime_ns
+    for second in range(1, 59):
+        again = world.proven(world.admission.renew(renewing(ATTIC), NOW_S + second), NOW_S + second)
+        assert again.expires_s == first.expires_s
+    assert (world.admission.authority.folder / "issued.json").stat().st_mtime_ns == written
+
+
 def test_stranger_renews_nothing(world: World) -> None:
     with pytest.raises(CertificateRefused, match="has no certificate"):
         world.admission.renew(renewing(OTHER), NOW_S)
