@@ -17,7 +17,13 @@ OPERATOR: Role = "operator"
 
 def open_admission(home: Home, pin: Pin) -> Admission:
     """The authority of the network that this home founded, made if there is none yet. Raises what `load` does."""
-    return Admission.open(Authority.open(home, pin.network, load(home.operator_key), now_s()))
+    return Admission.open(Authority.open(home, pin.network, _founding_key(home, pin), now_s()))
+
+
+def _founding_key(home: Home, pin: Pin) -> Key:
+    """The operator's key that every home of the network has pinned: also if another has its office by now."""
+    here, founding = load(home.operator_key), home.former_key(pin.operator)
+    return load(founding) if here.id != pin.operator and founding.is_file() else here
 
 
 def certify_network(admission: Admission, plan: NetworkPlan, account: str, models: Iterable[str]) -> None:
