@@ -381,7 +381,7 @@ async def test_routers_are_told_of_a_node_whose_connection_ended_and_not_of_a_si
 
 
 async def test_connection_outlives_its_certificate_when_there_is_another_by_then(guarded: Guarded) -> None:
-    file = guarded.credentials("node", ATTIC, expires_s=int(time.time()) + 2)
+    file = guarded.credentials("node", ATTIC, expires_s=int(time.time()) + 4)
     bus = await guarded.connect(file, ATTIC)
     lost = asyncio.Event()
     bus.on_disconnect(lost.set)
